@@ -1,0 +1,38 @@
+"""DVFL-Net from clips to tables. Every rule's work is one `dvfl` command; what there is to run is in dvfl/plan.py."""
+
+import sys
+
+from dvfl import plan, steps
+from dvfl.launch import restrict_to_machine, store_config, usable_cores
+
+
+configfile: "config/config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+CONFIG, CONFIG_FILE = store_config(config)
+DVFL = f"{sys.executable} -m dvfl"
+restrict_to_machine(workflow)
+
+
+wildcard_constraints:
+    dataset=r"[\w.-]+",
+    split=r"[\w.-]+",
+    study=r"[\w.-]+",
+    model=r"[\w.-]+",
+
+
+rule all:
+    default_target: True
+    input:
+        tables="results/tables/all.csv",
+        figures=[f"results/figures/{figure}.png" for figure in steps.FIGURES],
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/ablate.smk"
+include: "workflow/rules/profile.smk"
+include: "workflow/rules/report.smk"

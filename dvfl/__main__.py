@@ -1,0 +1,3 @@
+from dvfl.cli import main
+
+main()

@@ -1,0 +1,108 @@
+"""A study's trials in an Optuna storage, and what the study chooses.
+
+Snakemake enumerates the trials, each one job; Optuna keeps the outcomes, for its own tools to look at.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from dvfl import plan
+from dvfl.config import Config, ConfigError, StudyConfig
+from dvfl.files import read_json
+from dvfl.plan import Run
+
+optuna.logging.set_verbosity(logging.WARNING)
+
+
+def storage_path(dataset: str, study: str) -> Path:
+    return plan.study_directory(dataset, study) / "optuna.journal"
+
+
+def open_study(dataset: str, study: str) -> optuna.Study:
+    """The study in its journal file; safe to open from several processes."""
+    path = storage_path(dataset, study)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    storage = JournalStorage(JournalFileBackend(str(path)))
+    return optuna.create_study(
+        storage=storage, study_name=f"{dataset}/{study}", direction="maximize", load_if_exists=True
+    )
+
+
+def record_trial(config: Config, run: Run, value: float, intermediate: Mapping[int, float]) -> None:
+    """Adds a finished trial: its value is top-1 on the subset that the study is evaluated on, as a fraction.
+
+    A trial is known by its name, arm and seed; an earlier outcome of the same is replaced.
+    """
+    settings = config.ablation.studies[run.study]
+    params = plan.study_trials(settings)[run.trial]
+    trial = create_trial(
+        state=TrialState.COMPLETE,
+        params=params,
+        distributions={key: _distribution(settings, key) for key in params},
+        value=value,
+        intermediate_values=dict(intermediate),
+        user_attrs={"trial": run.trial, "arm": run.arm, "seed": run.seed, "run": str(run)},
+    )
+    path = storage_path(run.dataset, run.study)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        study = open_study(run.dataset, run.study)
+        others = [other for other in study.trials if other.user_attrs.get("run") != str(run)]
+        if len(others) < len(study.trials):
+            optuna.delete_study(study_name=study.study_name, storage=study._storage)
+            study = open_study(run.dataset, run.study)
+            study.add_trials(others)
+        study.add_trial(trial)
+
+
+def recorded_trials(dataset: str, study: str) -> list[FrozenTrial]:
+    return open_study(dataset, study).trials
+
+
+def _distribution(study: StudyConfig, key: str) -> BaseDistribution:
+    """Range of a key over the study: numbers as a range, so that Optuna can draw them on an axis."""
+    values = [point[key] for point in plan.study_trials(study).values() if key in point]
+    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+        return FloatDistribution(min(values), max(values))
+    return CategoricalDistribution(values)
+
+
+def choose(config: Config, dataset: str, study: str) -> dict[str, Any]:
+    """What the study chooses: the values of the trial with the best mean validation top-1 over its seeds.
+
+    Among trials that distil; the one without distillation is the baseline beside it. Ties go to the earlier trial.
+    """
+    settings = config.ablation.studies[study]
+    if settings.evaluate_on != "validation":
+        raise ConfigError(f"ablation.studies.{study}: is evaluated on test, and test chooses nothing")
+    points = plan.study_trials(settings)
+    scores: dict[str, list[float]] = {name: [] for name in points}
+    runs = plan.trial_runs(config, dataset, study)
+    for run in runs:
+        scores[run.trial].append(read_json(run.directory / "scores.json")["metrics"]["top1"]["value"])
+    means = {name: round(sum(values) / len(values), 10) for name, values in scores.items()}
+    candidates = [name for name, point in points.items() if point.get("distill.alpha", 1) > 0]
+    best = max(candidates, key=means.__getitem__)
+    baselines = [means[name] for name, point in points.items() if point.get("distill.alpha") == 0]
+    return {
+        "study": study,
+        "metric": "top1",
+        "subset": "validation",
+        "trial": best,
+        "values": points[best],
+        "value": means[best],
+        "baseline": baselines[0] if baselines else None,
+        "seeds": settings.seeds,
+        "trials": means,
+    }

@@ -1,0 +1,359 @@
+"""The commands: each parses, calls and prints. They are listed in the order of the pipeline.
+
+Imports stand inside the commands, so that `dvfl --help` does not wait for PyTorch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from dvfl.config import Config
+    from dvfl.plan import Run
+
+
+class InPipelineOrder(click.Group):
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=InPipelineOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="dvfl")
+def cli() -> None:
+    """Distil video recognisers, and say how sure the result is.
+
+    The whole pipeline is `snakemake --cores 8 results/tables/all.csv`; each command below does one of its steps by
+    hand. RUN is a run's directory, such as results/runs/motions/split1/as_described/student/seed0.
+    """
+
+
+def with_config(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --config and hands over the checked config."""
+
+    @click.option(
+        "--config",
+        "files",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        help="Config file over config/config.yaml; may be given several times, later ones win.",
+    )
+    @wraps(command)
+    def wrapped(files: tuple[Path, ...], **arguments: Any) -> Any:
+        return command(load(files), **arguments)
+
+    return wrapped
+
+
+def load(files: tuple[Path, ...]) -> Config:
+    from dvfl.config import DEFAULT_CONFIG, load_config
+
+    return load_config(DEFAULT_CONFIG, *files)
+
+
+def say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+# ----------------------------------------------------------------------------------------------------------- settings
+
+
+@cli.command()
+@with_config
+@click.option("--hash", "short", is_flag=True, help="Print the hash alone.")
+def config(config: Config, short: bool) -> None:
+    """Check the config and print it whole, defaults included."""
+    import yaml
+
+    from dvfl.config import digest
+
+    values = config.model_dump(mode="json")
+    click.echo(digest(values) if short else yaml.safe_dump(values, sort_keys=False, width=120).rstrip())
+
+
+@cli.command()
+@with_config
+def runs(config: Config) -> None:
+    """List the directories of all runs that the config asks for."""
+    from dvfl.plan import all_runs
+
+    for run in all_runs(config):
+        click.echo(str(run))
+
+
+@cli.command()
+@with_config
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write when all is ready.")
+def tracking(config: Config, out: Path) -> None:
+    """Open the MLflow store, its experiments and the studies' parent runs, before anything runs in parallel."""
+    from dvfl.files import write_json
+    from dvfl.plan import studies_to_track
+    from dvfl.track import prepare
+
+    write_json(out, prepare(config.tracking, studies_to_track(config)))
+
+
+# --------------------------------------------------------------------------------------------------------------- data
+
+
+@cli.command()
+@with_config
+@click.argument("dataset")
+@click.option("--workers", default=1, show_default=True, help="Processes.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write when all is there.")
+def fetch(config: Config, dataset: str, workers: int, out: Path) -> None:
+    """Get a data set's clips; the embedded one is rendered."""
+    from dvfl.data.motions import render_motions
+    from dvfl.files import write_json
+
+    definition = definition_of(config, dataset)
+    render_motions(definition.motions, definition.root, workers)
+    write_json(out, {"dataset": dataset, "root": str(definition.root)})
+
+
+@cli.command()
+@with_config
+@click.argument("dataset")
+@click.option("--workers", default=1, show_default=True, help="Processes.")
+def index(config: Config, dataset: str, workers: int) -> None:
+    """Open and measure every clip of a data set: index.parquet."""
+    from dvfl import plan
+    from dvfl.data.index import build_index, clips_root, write_index
+
+    definition = definition_of(config, dataset)
+    frame = build_index(clips_root(definition), definition, workers)
+    write_index(frame, plan.index_path(dataset))
+    counts = frame["status"].value_counts()
+    say(f"{dataset}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
+    for clip in frame[frame["status"] != "ok"].head(10).itertuples():
+        say(f"  left out: {clip.clip_id}: {clip.reason}")
+
+
+@cli.command()
+@with_config
+@click.argument("dataset")
+@click.argument("name")
+def split(config: Config, dataset: str, name: str) -> None:
+    """Draw or read a split of a data set: which clips train, validate, test."""
+    from dvfl import plan
+    from dvfl.data.index import read_index
+    from dvfl.data.splits import make_split, write_split
+
+    frame = make_split(read_index(plan.index_path(dataset)), definition_of(config, dataset), name)
+    write_split(frame, plan.split_path(dataset, name))
+    say(f"{dataset} {name}: " + ", ".join(f"{n} {subset}" for subset, n in frame["subset"].value_counts().items()))
+
+
+def definition_of(config: Config, dataset: str) -> Any:
+    if dataset not in config.datasets:
+        raise click.BadParameter(f"{dataset!r} is not among the config's datasets: {', '.join(config.datasets)}")
+    return config.dataset_definitions[dataset]
+
+
+# --------------------------------------------------------------------------------------------------- train, test, score
+
+
+def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds RUN and hands over the run that it names."""
+
+    @click.argument("run", metavar="RUN")
+    @wraps(command)
+    def wrapped(config: Config, run: str, **arguments: Any) -> Any:
+        from dvfl.plan import parse_run
+
+        return command(config, parse_run(config, run), **arguments)
+
+    return wrapped
+
+
+@cli.command()
+@with_config
+@run_argument
+def train(config: Config, run: Run) -> None:
+    """Train or distil a run; goes on where a killed one was."""
+    from dvfl.train.job import train_run
+
+    train_run(config, run)
+
+
+@cli.command()
+@with_config
+@run_argument
+def test(config: Config, run: Run) -> None:
+    """Predict every test clip of a trained run: predictions.parquet."""
+    from dvfl.evaluate.job import test_run
+
+    test_run(config, run)
+
+
+@cli.command()
+@with_config
+@run_argument
+def score(config: Config, run: Run) -> None:
+    """Score a run's predictions: scores.json, every metric with its interval."""
+    from dvfl.evaluate.job import score_run
+
+    scores = score_run(config, run)
+    top1 = scores["metrics"]["top1"]
+    say(
+        f"{run.name}: top-1 {top1['value']:.1%} [{top1['ci_low']:.1%}, {top1['ci_high']:.1%}], {scores['n_clips']} clips"
+    )
+
+
+@cli.command("motion-check")
+@with_config
+@run_argument
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON file to write.")
+def motion_check(config: Config, run: Run, out: Path) -> None:
+    """Is the class in the motion? Test a run on one repeated frame, on shuffled frames, and backwards."""
+    from dvfl.evaluate.job import check_motion
+
+    check_motion(config, run, out)
+
+
+# ------------------------------------------------------------------------------------------------------------- studies
+
+
+@cli.command()
+@with_config
+@run_argument
+def trial(config: Config, run: Run) -> None:
+    """Train, predict and score one trial of a study, and record it with Optuna."""
+    from dvfl.ablate.job import run_trial
+
+    value = run_trial(config, run)
+    say(f"{run.study} {run.trial} {run.arm} seed {run.seed}: top-1 {value:.1%}")
+
+
+@cli.command()
+@with_config
+@click.argument("dataset")
+@click.argument("study")
+def choose(config: Config, dataset: str, study: str) -> None:
+    """Write what a study chooses on the validation subset: choice.json."""
+    from dvfl import plan
+    from dvfl.ablate.study import choose as choose_values
+    from dvfl.files import write_json
+
+    choice = choose_values(config, dataset, study)
+    write_json(plan.study_directory(dataset, study) / "choice.json", choice)
+    say(f"{dataset} {study}: chose {choice['trial']}, validation top-1 {choice['value']:.1%}")
+
+
+# --------------------------------------------------------------------------------------------- efficiency, tables, use
+
+
+@cli.command()
+@with_config
+@click.argument("model")
+@click.option("--threads", default=1, show_default=True, help="CPU threads of the timed passes.")
+def profile(config: Config, model: str, threads: int) -> None:
+    """Measure a model: parameters, multiply-adds, latency, memory."""
+    from dvfl.profile.job import profile_one
+
+    profile_one(config, model, threads)
+
+
+@cli.command()
+@with_config
+def tables(config: Config) -> None:
+    """Write all tables, each as CSV, Markdown and LaTeX, and their union all.csv."""
+    from dvfl.report.inputs import TABLES as folder
+    from dvfl.report.tables import TABLES, write_all, write_table
+    from dvfl.track import deliver_pending
+
+    deliver_pending(config.tracking)
+    for name, build in TABLES.items():
+        write_table(build(config), folder / name)
+    write_all([folder / f"{name}.csv" for name in TABLES])
+
+
+@cli.command()
+@with_config
+def figures(config: Config) -> None:
+    """Draw all figures as PDF and PNG, with the data behind each."""
+    from dvfl.report.figures import FIGURES, write_figure
+
+    for name in FIGURES:
+        write_figure(name, config)
+
+
+@cli.command()
+@with_config
+def summary(config: Config) -> None:
+    """Print what came out, in a few lines."""
+    from rich.console import Console
+
+    from dvfl.report.inputs import TABLES as folder
+    from dvfl.report.summary import summary as summarise
+    from dvfl.report.tables import read_table
+    from dvfl.train.provenance import code_version
+
+    tables = {name: read_table(folder / f"{name}.csv") for name in ("accuracy", "efficiency")}
+    width = None if sys.stdout.isatty() else 110
+    Console(width=width).print(summarise(config, tables, code_version()[0]))
+
+
+@cli.command()
+@with_config
+@click.option("--port", default=5000, show_default=True, help="Port on 127.0.0.1.")
+def ui(config: Config, port: int) -> None:
+    """Open the MLflow UI over this project's runs, on 127.0.0.1."""
+    import subprocess
+
+    from dvfl.track import deliver_pending, ui_command, ui_environment
+
+    deliver_pending(config.tracking)
+    say(f"MLflow at http://127.0.0.1:{port} (Ctrl-C ends it)")
+    sys.exit(subprocess.run(ui_command(config.tracking, port), env=ui_environment(config.tracking)).returncode)
+
+
+@cli.command()
+@click.argument("clips", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--run", "directory", required=True, type=click.Path(path_type=Path), help="Directory of a trained run.")
+@click.option("--top", default=5, show_default=True, help="Classes to print.")
+def predict(clips: tuple[Path, ...], directory: Path, top: int) -> None:
+    """What is happening in this clip? The most probable classes of CLIPS, by a trained run."""
+    from dvfl.evaluate.job import predict_clip
+
+    for clip in clips:
+        for class_name, probability in predict_clip(clip, directory, top):
+            click.echo(
+                f"{clip}\t{probability:6.1%}\t{class_name}" if len(clips) > 1 else f"{probability:6.1%}  {class_name}"
+            )
+
+
+@cli.command()
+@with_config
+@click.option("--cores", type=int, default=None, help="Cores to use; all of them unless given.")
+@click.argument("targets", nargs=-1)
+def results(config: Config, cores: int | None, targets: tuple[str, ...]) -> None:
+    """What `make results` does: clear what a killed run left behind, then run the pipeline and print the summary."""
+    from dvfl.launch import run_pipeline
+
+    sys.exit(run_pipeline(cores, targets or ("results/tables/all.csv", "figures")))
+
+
+def main() -> None:
+    """Runs a command; what the user can mend ends in one line, not in a traceback."""
+    from dvfl.errors import is_users_to_mend
+
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        say("dvfl: stopped; what is finished is kept, and the same command goes on from there")
+        sys.exit(130)
+    except Exception as error:
+        if not is_users_to_mend(error):
+            raise
+        for line in str(error).splitlines() or [repr(error)]:
+            say(f"dvfl: {line}")
+        sys.exit(1)

@@ -1,0 +1,1 @@
+"""Clips: the embedded data set, reading, index, splits, sampling of frames, transforms, views."""

@@ -1,0 +1,217 @@
+"""Views of the clips of a split, one at a time or in batches.
+
+A training view is drawn for (seed, epoch, clip) alone, so the order in which views are made, and
+the number of processes that make them, leave no trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dvfl.config import InputConfig
+from dvfl.data.errors import DataError, UnreadableClip
+from dvfl.data.reader import read_frames
+from dvfl.data.sampling import random_segment_indices, test_view_indices
+from dvfl.data.transforms import TestTransform, TrainTransform
+from dvfl.randomness import generator
+
+
+class ClipDataset(Dataset):
+    """The clips of some subsets of a split, in the order of their ids.
+
+    `clip_ids` (list of str), `labels` (int64 array), `groups` (array of str) run in parallel;
+    `classes` (list of str) names the labels.
+    """
+
+    def __init__(
+        self,
+        index: pd.DataFrame,
+        split: pd.DataFrame,
+        root: str | Path,
+        subsets: Sequence[str],
+        input: InputConfig,
+        allow_flip: bool,
+        seed: int,
+        clip_ids: Sequence[str] | None = None,
+    ) -> None:
+        """Clips of `split` whose subset is one of `subsets`; of these, only `clip_ids` if given.
+
+        `root` is the clips' root, which clip ids are relative to. Raises DataError where nothing
+        is left or a clip that was named is not among them.
+        """
+        chosen = set(split.loc[split["subset"].isin(list(subsets)), "clip_id"])
+        if clip_ids is not None:
+            absent = sorted(set(clip_ids) - chosen)
+            if absent:
+                raise DataError(f"clip {absent[0]!r} is not in the subsets {', '.join(subsets)}")
+            chosen &= set(clip_ids)
+        if not chosen:
+            raise DataError(f"the split has no clip in the subsets {', '.join(subsets)}")
+        unknown = sorted(chosen - set(index["clip_id"]))
+        if unknown:
+            raise DataError(f"clip {unknown[0]!r} of the split is not in the index: index again")
+        rows = index[index["clip_id"].isin(chosen)].sort_values("clip_id")
+        names = index[["label", "class_name"]].drop_duplicates().sort_values("label")
+
+        self.root, self.input, self.seed = Path(root), input, seed
+        self.clip_ids = rows["clip_id"].tolist()
+        self.labels = rows["label"].to_numpy(np.int64)
+        self.groups = rows["group"].to_numpy(object)
+        self.classes = names["class_name"].tolist()
+        self._frames = rows["frames"].tolist()
+        self._transform = TrainTransform(input, allow_flip)
+        self._kept: dict[tuple[int, int], Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.clip_ids)
+
+    def training_view(self, i: int, epoch: int) -> Tensor:
+        """The clip's view of an epoch, uint8 (T, 3, S, S).
+
+        With `input.views` = V, epoch e shows view e mod V, kept in memory once made.
+        """
+        kept = self._kept.get((i, self._view(epoch)))
+        return self._draw(i, epoch) if kept is None else kept
+
+    def test_views(self, i: int, clips: int = 1, crops: int = 1) -> Tensor:
+        """Test views, uint8 (clips * crops, T, 3, S, S): all crops of a temporal clip together."""
+        path = self.root / self.clip_ids[i]
+        return read_test_views(path, self._frames[i], self.input, clips, crops)
+
+    def cache_bytes(self) -> int:
+        """Bytes of the views in memory once all of them are made; 0 where none are kept."""
+        size = self.input.img_size
+        return len(self) * (self.input.views or 0) * self.input.frames * 3 * size * size
+
+    def is_kept(self, i: int, epoch: int) -> bool:
+        """Whether the view is in memory, so that no process has to make it."""
+        return (i, self._view(epoch)) in self._kept
+
+    def keep(self, i: int, epoch: int, view: Tensor) -> None:
+        """Keep a view that another process made, where views are kept."""
+        if self.input.views:
+            self._kept[i, self._view(epoch)] = view
+
+    def _draw(self, i: int, epoch: int) -> Tensor:
+        address = (self.seed, "view", self._view(epoch), self.clip_ids[i])
+        rng = generator(*address)
+        indices = random_segment_indices(self._frames[i], self.input.frames, rng)
+        path = self.root / self.clip_ids[i]
+        frames = read_frames(path, indices, self._transform.short_side)
+        view = self._transform(frames, address)
+        self.keep(i, epoch, view)
+        return view
+
+    def _view(self, epoch: int) -> int:
+        return epoch % self.input.views if self.input.views else epoch
+
+
+def read_test_views(
+    path: str | Path, num_frames: int, input: InputConfig, clips: int = 1, crops: int = 1
+) -> Tensor:
+    """Test views of a file of `num_frames` frames, uint8 (clips * crops, T, 3, S, S)."""
+    transform = TestTransform(input, crops)
+    indices = test_view_indices(num_frames, input.frames, clips)
+    frames = read_frames(path, indices, transform.short_side)
+    by_clip = frames.reshape(clips, input.frames, *frames.shape[1:])
+    return torch.cat([transform(clip) for clip in by_clip])
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """Order in which an epoch shows n clips: a permutation, int64 (n,)."""
+    return generator(seed, "order", epoch).permutation(n)
+
+
+def iterate_training(
+    dataset: ClipDataset,
+    order: Sequence[int],
+    epoch: int,
+    batch_size: int,
+    drop_last: bool = False,
+    workers: int = 0,
+) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    """Batches of an epoch: positions int64 (B,), views uint8 (B, T, 3, S, S), labels int64 (B,).
+
+    `workers` processes make the views that are not in memory yet.
+    """
+    batches = _batches(order, batch_size, drop_last)
+    missing = [[i for i in batch if not dataset.is_kept(i, epoch)] for batch in batches]
+    made = _made(_TrainingViews(dataset, epoch), missing, workers)
+    for batch, absent, views in zip(batches, missing, made, strict=True):
+        fresh = dict(zip(absent, views, strict=True))
+        for i, view in fresh.items():
+            if not dataset.is_kept(i, epoch):  # a copy: what came from a process is shared memory
+                dataset.keep(i, epoch, view.clone())
+        shown = [fresh[i] if i in fresh else dataset.training_view(i, epoch) for i in batch]
+        positions = np.asarray(batch, dtype=np.int64)
+        yield positions, torch.stack(shown), torch.from_numpy(dataset.labels[positions])
+
+
+def iterate_test(
+    dataset: ClipDataset, clips: int, crops: int, batch_size: int, workers: int = 0
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Every clip once, in order: positions int64 (B,), views uint8 (B, V, T, 3, S, S).
+
+    V = clips * crops. `batch_size` counts views: B is as many clips as fit, at least one.
+    """
+    batches = _batches(range(len(dataset)), max(1, batch_size // (clips * crops)))
+    made = _made(_TestViews(dataset, clips, crops), batches, workers)
+    for batch, views in zip(batches, made, strict=True):
+        yield np.asarray(batch, dtype=np.int64), views
+
+
+class _TrainingViews(Dataset):
+    def __init__(self, dataset: ClipDataset, epoch: int) -> None:
+        self.dataset, self.epoch = dataset, epoch
+
+    def __getitem__(self, i: int) -> Tensor | UnreadableClip:
+        return _or_error(self.dataset.training_view, i, self.epoch)
+
+
+class _TestViews(Dataset):
+    def __init__(self, dataset: ClipDataset, clips: int, crops: int) -> None:
+        self.dataset, self.clips, self.crops = dataset, clips, crops
+
+    def __getitem__(self, i: int) -> Tensor | UnreadableClip:
+        return _or_error(self.dataset.test_views, i, self.clips, self.crops)
+
+
+def _or_error(make, *arguments) -> Tensor | UnreadableClip:
+    """The error as a value: a DataLoader would bury the clip's name in another's traceback."""
+    try:
+        return make(*arguments)
+    except UnreadableClip as error:
+        return error
+
+
+def _made(views: Dataset, batches: list[list[int]], workers: int) -> Iterator[Tensor]:
+    """Views of each batch of positions, stacked; no process starts where nothing is to be made."""
+    if not any(batches):
+        workers = 0
+    loader = DataLoader(views, batch_sampler=batches, num_workers=workers, collate_fn=_stack)
+    for batch in loader:
+        if isinstance(batch, UnreadableClip):
+            raise batch
+        yield batch
+
+
+def _stack(views: list[Tensor | UnreadableClip]) -> Tensor | UnreadableClip:
+    errors = [view for view in views if isinstance(view, UnreadableClip)]
+    if errors:
+        return errors[0]
+    return torch.stack(views) if views else torch.empty(0, dtype=torch.uint8)
+
+
+def _batches(order: Sequence[int], batch_size: int, drop_last: bool = False) -> list[list[int]]:
+    order = [int(i) for i in order]
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    if drop_last and batches and len(batches[-1]) < batch_size:
+        batches.pop()
+    return batches

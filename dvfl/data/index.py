@@ -1,0 +1,180 @@
+"""The index: every clip of a data set with what is known of it, bad ones included."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import pandas as pd
+
+from dvfl.config import DatasetDefinition
+from dvfl.data.errors import DataError, UnreadableClip
+from dvfl.data.files import replacing
+from dvfl.data.reader import ClipInfo, probe
+from dvfl.progress import track
+
+VIDEO = r"\.(avi|mp4|m4v|mov|mkv|webm|mpe?g|wmv|flv|3gp|ts|ogv|gif)$"  # what a clip's name ends in
+COLUMNS = {
+    "clip_id": "str",
+    "class_name": "str",
+    "label": "int64",
+    "group": "str",
+    "frames": "int64",
+    "fps": "float64",
+    "width": "int64",
+    "height": "int64",
+    "bytes": "int64",
+    "sha256": "str",
+    "status": "str",  # ok, unreadable, too_short, no_group
+    "reason": "str",
+}
+NOTHING = ClipInfo(frames=0, fps=0.0, width=0, height=0)
+
+log = logging.getLogger(__name__)
+
+
+def clips_root(definition: DatasetDefinition) -> Path:
+    """Folder of the class folders, which clip ids are relative to."""
+    if definition.root is None:
+        raise DataError("the data set has no root: give the folder that holds <class>/<clip>")
+    return definition.root / "clips" if definition.kind == "motions" else definition.root
+
+
+def build_index(root: Path, definition: DatasetDefinition, workers: int) -> pd.DataFrame:
+    """Read every clip under root/<class>/ and list it, one row each, sorted by clip_id.
+
+    `root` is the clips' root. The whole of each clip is decoded, by `workers` processes; the
+    result does not depend on them. A clip that is bad is listed with its status and the reason.
+    Raises DataError where no clip can be used at all.
+    """
+    clips = _find_clips(root)
+    labels = {name: label for label, name in enumerate(sorted(set(clips.values())))}
+    if len(labels) < 2:
+        raise DataError(
+            f"{root} holds clips of {len(labels)} class ({', '.join(labels)}); recognition needs "
+            f"two or more: one folder for each class, named after it"
+        )
+    read = partial(_read_clip, root, definition.group, definition.min_frames)
+    rows = pd.DataFrame(_map(read, sorted(clips), workers))
+    rows["class_name"] = rows["clip_id"].map(clips)
+    rows["label"] = rows["class_name"].map(labels)
+    _check_usable(rows, root, definition)
+    return rows[list(COLUMNS)].astype(COLUMNS).sort_values("clip_id", ignore_index=True)
+
+
+def write_index(index: pd.DataFrame, path: str | Path) -> None:
+    """Write the index as parquet; the file appears whole or not at all."""
+    with replacing(path) as temporary:
+        index.to_parquet(temporary, index=False)
+
+
+def read_index(path: str | Path) -> pd.DataFrame:
+    """The index that `write_index` wrote."""
+    return pd.read_parquet(path)[list(COLUMNS)].astype(COLUMNS)
+
+
+def _find_clips(root: Path) -> dict[str, str]:
+    """Clip ids with their classes: files with a video's extension under root/<class>/."""
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder: give the folder that holds <class>/<clip>")
+    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and _shown(entry.name))
+    if not folders:
+        raise DataError(f"{root} holds no class folders: put each class's clips in a folder")
+    clips: dict[str, str] = {}
+    others: Counter[str] = Counter()
+    for folder in folders:
+        for file in _files_under(folder):
+            if re.search(VIDEO, file.name, re.IGNORECASE):
+                clips[file.relative_to(root).as_posix()] = folder.name
+            else:
+                others[file.suffix.lower() or "no extension"] += 1
+    if others:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        log.warning("%s: left out what is not a video by its name: %s", root, kinds)
+    if not clips:
+        raise DataError(
+            f"{root} holds no clips: none of its {len(folders)} class folders has a file with the "
+            f"name of a video (.avi, .mp4, .webm, …)"
+        )
+    return clips
+
+
+def _files_under(folder: Path) -> Iterator[Path]:
+    """Files at any depth, links followed (but not in circles), hidden ones left out."""
+    visited: set[str] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        folders[:] = [] if real in visited else filter(_shown, folders)
+        if real not in visited:
+            yield from (Path(parent, name) for name in filter(_shown, files))
+        visited.add(real)
+
+
+def _shown(name: str) -> bool:
+    return not name.startswith(".")
+
+
+def _read_clip(root: Path, pattern: str | None, min_frames: int, clip_id: str) -> dict[str, object]:
+    """One row of the index, but for the class."""
+    path = root / clip_id
+    info, status, reason = NOTHING, "ok", ""
+    group = clip_id if pattern is None else _group(pattern, path.stem)
+    size, digest = 0, ""
+    try:
+        size, digest = path.stat().st_size, _sha256(path)
+        info = probe(path)
+    except UnreadableClip as error:
+        status, reason = "unreadable", error.reason
+    except OSError as error:
+        status, reason = "unreadable", f"cannot be read ({error.strerror})"
+    if status == "ok" and info.frames < min_frames:
+        status, reason = "too_short", f"has {info.frames} frames, fewer than {min_frames}"
+    elif status == "ok" and not group:
+        status, reason = "no_group", f"its name does not match the group pattern {pattern!r}"
+    found = {"bytes": size, "sha256": digest, "status": status, "reason": reason}
+    return {"clip_id": clip_id, "group": group, **info._asdict(), **found}
+
+
+def _group(pattern: str, stem: str) -> str:
+    match = re.search(pattern, stem)
+    return (match["group"] or "") if match else ""
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _map(read: partial, clip_ids: list[str], workers: int) -> list[dict[str, object]]:
+    """Rows of all clips; processes are spawned, since a fork of a threaded parent can hang."""
+    workers = min(workers, -(-len(clip_ids) // 16))  # a process must be worth its start
+    if workers <= 1:
+        return list(track(map(read, clip_ids), len(clip_ids), "Reading clips"))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        rows = pool.map(read, clip_ids, chunksize=min(16, -(-len(clip_ids) // workers)))
+        return list(track(rows, len(clip_ids), "Reading clips"))
+
+
+def _check_usable(rows: pd.DataFrame, root: Path, definition: DatasetDefinition) -> None:
+    """Raise where nothing is left to work with."""
+    if (rows["status"] == "ok").any():
+        return
+    first = rows.iloc[0]
+    if (rows["status"] == "no_group").any():
+        first = rows[rows["status"] == "no_group"].iloc[0]
+        raise DataError(
+            f"the group pattern {definition.group!r} matches no clip of {root}: the stem of "
+            f"{first['clip_id']}, for one, is {Path(first['clip_id']).stem!r}"
+        )
+    raise DataError(
+        f"none of the {len(rows)} clips of {root} can be used: {first['clip_id']}, for one, "
+        f"{first['reason']}"
+    )

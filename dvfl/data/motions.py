@@ -1,0 +1,360 @@
+"""The embedded data set: an object moves over a drifting background, and the motion is the class.
+
+Everything that is not the motion (textures, colours, place, size, speed, phase, distractors,
+drift, noise) is drawn for a group or a clip of a group, never for a class: clip c of group g is the
+same draw for all classes. The place of the object is uniform on a frame whose opposite edges
+meet, and its angle on the circle, at every moment and for every class, so a frame tells nothing
+about the class; zooms sweep the sizes at which the others are drawn, so a frame whose moment is
+not known tells nothing about them either. Played backwards, a clip is one of the class's mirror.
+
+The clips are real videos in UCF101's layout: root/clips/<Class>/v_<Class>_g<NN>_c<NN>.avi, lists in
+root/lists. A group is one appearance, shared by all classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import av
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from dvfl.config import MotionsConfig
+from dvfl.data.files import replacing
+from dvfl.progress import track
+from dvfl.randomness import generator
+
+MIRROR = {
+    "Left": "Right",
+    "Right": "Left",
+    "Up": "Down",
+    "Down": "Up",
+    "Clockwise": "Anticlockwise",
+    "Anticlockwise": "Clockwise",
+    "ZoomIn": "ZoomOut",
+    "ZoomOut": "ZoomIn",
+    "ShakeHorizontally": "ShakeHorizontally",
+    "ShakeVertically": "ShakeVertically",
+    "OrbitClockwise": "OrbitAnticlockwise",
+    "OrbitAnticlockwise": "OrbitClockwise",
+}
+CLASSES = sorted(MIRROR)
+RECIPE = 1  # raise it when the same config is to look different
+SPRITE = 96  # pixels of a sprite's side, several times its size in a frame
+
+
+# --------------------------------------------------------------------------------------- motions
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where an object is in each frame: arrays (frames,), lengths in frame widths, y downwards."""
+
+    x: np.ndarray
+    y: np.ndarray
+    angle: np.ndarray  # radians, clockwise on the screen
+    size: np.ndarray
+
+
+@dataclass(frozen=True)
+class Course:
+    """What is drawn for a clip of a group, whatever its class."""
+
+    x: float  # place, angle and size in the middle of the clip
+    y: float
+    angle: float
+    size: float
+    travel: float  # frame widths
+    turn: float  # radians
+    zoom: float  # last over first size, or the inverse
+    moment: float  # of the zoom, -0.5 .. 0.5, at which other classes' objects stay
+    radius: float  # of the orbit, frame widths
+    arc: float  # of the orbit, radians
+    reach: float  # of the shake to either side, frame widths
+    periods: float  # of the shake
+    phase: float  # of orbit and shake, radians
+
+    @classmethod
+    def drawn(cls, rng: np.random.Generator, size: float) -> Course:
+        return cls(
+            x=rng.uniform(0, 1),
+            y=rng.uniform(0, 1),
+            angle=rng.uniform(0, 2 * np.pi),
+            size=size * rng.uniform(0.92, 1.08),
+            travel=rng.uniform(0.35, 0.5),
+            turn=np.radians(rng.uniform(120, 270)),
+            zoom=rng.uniform(1.8, 2.5),
+            moment=rng.uniform(-0.5, 0.5),
+            radius=rng.uniform(0.14, 0.2),
+            arc=np.radians(rng.uniform(200, 330)),
+            reach=rng.uniform(0.09, 0.14),
+            periods=rng.uniform(1.5, 3),
+            phase=rng.uniform(0, 2 * np.pi),
+        )
+
+
+def pose(name: str, course: Course, frames: int) -> Pose:
+    """The object's pose in each frame of a clip of class `name`."""
+    time = np.linspace(-0.5, 0.5, frames)
+    still = np.zeros(frames)
+    x, y, angle, moment = still, still, still, still + course.moment
+    orbit = course.phase + course.arc * time
+    shake = course.reach * np.sin(course.phase + 2 * np.pi * course.periods * time)
+    match name:
+        case "Left":
+            x = -course.travel * time
+        case "Right":
+            x = course.travel * time
+        case "Up":
+            y = -course.travel * time
+        case "Down":
+            y = course.travel * time
+        case "Clockwise":
+            angle = course.turn * time
+        case "Anticlockwise":
+            angle = -course.turn * time
+        case "ZoomIn":
+            moment = time
+        case "ZoomOut":
+            moment = -time
+        case "ShakeHorizontally":
+            x = shake
+        case "ShakeVertically":
+            y = shake
+        case "OrbitClockwise":
+            x, y = course.radius * np.cos(orbit), course.radius * np.sin(orbit)
+        case "OrbitAnticlockwise":
+            x, y = course.radius * np.cos(orbit), -course.radius * np.sin(orbit)
+        case _:
+            raise ValueError(f"{name!r} is not one of {', '.join(CLASSES)}")
+    size = course.size * course.zoom**moment
+    return Pose(course.x + x, course.y + y, course.angle + angle, size)
+
+
+# ------------------------------------------------------------------------------------ appearance
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """How the clips of a group look."""
+
+    background: np.ndarray  # float32 (size, size, 3), 0..255, opposite edges meet
+    target: np.ndarray  # sprite (SPRITE, SPRITE, 4): colour 0..255 and cover 0..1
+    target_size: float  # side of the sprite, frame widths
+    distractors: list[np.ndarray]  # sprites
+
+    @classmethod
+    def drawn(cls, rng: np.random.Generator, size: int) -> Appearance:
+        base = rng.uniform(70, 185, 3)
+        # Two strong colours on opposite sides of the background's: one lighter, one darker.
+        light = np.clip(base + rng.uniform(70, 130, 3), 0, 255)
+        dark = np.clip(base - rng.uniform(70, 130, 3), 0, 255)
+        ends = (light, dark) if rng.random() < 0.5 else (dark, light)
+        spots = [_spot(rng, base) for _ in range(rng.integers(0, 3))]
+        background = _background(rng, size, base)
+        return cls(background, _arrow(rng, *ends), rng.uniform(0.4, 0.48), spots)
+
+
+def _background(rng: np.random.Generator, size: int, base: np.ndarray) -> np.ndarray:
+    """Smooth clouds of one colour; all scales are a share of the frame."""
+    blur = size * rng.uniform(0.05, 0.1)
+    clouds = gaussian_filter(rng.standard_normal((size, size, 3)), (blur, blur, 0), mode="wrap")
+    clouds *= rng.uniform(10, 18) / clouds.std()
+    return np.float32(np.clip(base + clouds, 0, 255))
+
+
+def _arrow(rng: np.random.Generator, head: np.ndarray, tail: np.ndarray) -> np.ndarray:
+    """A long shape with a head and a tail of other colours, so that every angle is seen."""
+    u, v = _plane()
+    length, width = 0.9, rng.uniform(0.5, 0.65)
+    taper = rng.uniform(0.2, 0.7)  # how much thinner the tail is than the head
+    half = width * (1 - taper * (0.5 - u / 2))
+    power = rng.uniform(2, 6)  # from an ellipse to a box
+    cover = _soft((np.abs(u) / length) ** power + (np.abs(v) / half) ** power, 1.0)
+    mix = _soft(u, rng.uniform(-0.15, 0.25))[..., None]
+    texture = gaussian_filter(rng.standard_normal((SPRITE, SPRITE)), SPRITE * 0.06)
+    texture *= rng.uniform(8, 16) / texture.std()
+    colour = np.clip(mix * tail + (1 - mix) * head + texture[..., None], 0, 255)
+    return np.float32(np.dstack([colour, cover]))
+
+
+def _spot(rng: np.random.Generator, base: np.ndarray) -> np.ndarray:
+    """A round sprite, nearer to the background's colour than the target."""
+    u, v = _plane()
+    colour = np.clip(base + rng.choice([-1, 1], 3) * rng.uniform(25, 60, 3), 0, 255)
+    cover = _soft(np.hypot(u, v), 0.85)
+    return np.float32(np.dstack([np.broadcast_to(colour, (SPRITE, SPRITE, 3)), cover]))
+
+
+def _plane() -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates -1..1 of a sprite's pixels: u to its head, v to its right side."""
+    axis = np.linspace(-1, 1, SPRITE)
+    return axis[None, :], axis[:, None]
+
+
+def _soft(value: np.ndarray, edge: float) -> np.ndarray:
+    """1 below the edge, 0 above it, and a slope between, so that outlines do not flicker."""
+    return np.clip((edge - value) / 0.16 + 0.5, 0, 1)
+
+
+# ------------------------------------------------------------------------------------- rendering
+
+
+def render_clip(config: MotionsConfig, name: str, group: int, clip: int) -> np.ndarray:
+    """Frames of one clip, uint8 (frames, size, size, 3): a pure function of its arguments."""
+    look = Appearance.drawn(generator(config.seed, "motions", group), config.size)
+    rng = generator(config.seed, "motions", group, clip)
+    course = Course.drawn(rng, look.target_size)
+    time = np.linspace(-0.5, 0.5, config.frames)
+    frames = _drifting(look.background, *_slow_path(rng, time, 0.12))
+    for spot in look.distractors:
+        still = np.full(config.frames, rng.uniform(0.12, 0.2))
+        _paste(frames, spot, Pose(*_slow_path(rng, time, 0.15), still * 0, still))
+    _paste(frames, look.target, pose(name, course, config.frames))
+    frames += rng.uniform(2, 6) * rng.standard_normal(frames.shape, dtype=np.float32)
+    return np.clip(frames, 0, 255).astype(np.uint8)
+
+
+def _slow_path(
+    rng: np.random.Generator, time: np.ndarray, most: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """A straight way, `most` frame widths at most, from anywhere in any direction."""
+    direction, length = rng.uniform(0, 2 * np.pi), rng.uniform(0, most)
+    x, y = rng.uniform(0, 1, 2)
+    return x + length * np.cos(direction) * time, y + length * np.sin(direction) * time
+
+
+def _drifting(background: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The background moved by x, y frame widths, float32 (frames, size, size, 3)."""
+    size = len(background)
+    twice = np.tile(background, (2, 2, 1))
+    twice = np.pad(twice, ((0, 1), (0, 1), (0, 0)), mode="wrap")
+    frames = np.empty((len(x), *background.shape), np.float32)
+    for frame, shift_x, shift_y in zip(frames, -x * size % size, -y * size % size, strict=True):
+        left, top = int(shift_x), int(shift_y)
+        right, below = np.float32(shift_x - left), np.float32(shift_y - top)
+        window = twice[top : top + size + 1, left : left + size + 1]
+        rows = window[:-1] + below * (window[1:] - window[:-1])
+        frame[:] = rows[:, :-1] + right * (rows[:, 1:] - rows[:, :-1])
+    return frames
+
+
+def _paste(frames: np.ndarray, sprite: np.ndarray, where: Pose) -> None:
+    """Lay a sprite over float32 frames (frames, size, size, 3), in place."""
+    size = frames.shape[1]
+    centres = np.float32((np.arange(size) + 0.5) / size)
+    # The nearest copy of the object, on a frame whose opposite edges meet.
+    dx = (centres - np.float32(where.x)[:, None] + 0.5) % 1 - 0.5
+    dy = (centres - np.float32(where.y)[:, None] + 0.5) % 1 - 0.5
+    cos = np.float32(np.cos(where.angle) / where.size)[:, None]
+    sin = np.float32(np.sin(where.angle) / where.size)[:, None]
+    u = (cos * dx)[:, None, :] + (sin * dy)[:, :, None]  # sprite widths, 0 in its middle
+    v = (cos * dy)[:, :, None] - (sin * dx)[:, None, :]
+    inside = np.flatnonzero((np.abs(u) < 0.5) & (np.abs(v) < 0.5))
+    column = np.minimum((u.reshape(-1)[inside] + 0.5) * SPRITE, SPRITE - 1).astype(np.int64)
+    row = np.minimum((v.reshape(-1)[inside] + 0.5) * SPRITE, SPRITE - 1).astype(np.int64)
+    texels = sprite[row, column]
+    pixels = frames.reshape(-1, 3)
+    under = pixels[inside]
+    pixels[inside] = under + texels[:, 3:] * (texels[:, :3] - under)
+
+
+# --------------------------------------------------------------------------------------- writing
+
+
+def render_motions(config: MotionsConfig, root: Path, workers: int) -> None:
+    """Render the data set under `root`, by `workers` processes, which its bytes do not depend on.
+
+    What is there and complete for the same config is left alone, so a call that was killed goes
+    on; for another config the clips are removed and rendered anew.
+    """
+    recipe = {"recipe": RECIPE, **config.model_dump(mode="json")}
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    manifest, started = root / "manifest.json", root / "unfinished.json"
+    marker = json.dumps({"sha256": digest, **recipe}, indent=2) + "\n"
+    clips = [
+        (name, group, clip)
+        for group in range(1, config.train_groups + config.test_groups + 1)
+        for clip in range(1, config.clips_per_group + 1)
+        for name in CLASSES
+    ]
+    missing = [clip for clip in clips if not _path(root, *clip).is_file()]
+    if _text(manifest) == marker and not missing:
+        return
+    if marker not in (_text(manifest), _text(started)):
+        for stale in (root / "clips", root / "lists"):
+            shutil.rmtree(stale, ignore_errors=True)
+        missing = clips
+    manifest.unlink(missing_ok=True)
+    _write(started, marker)
+    for name in CLASSES:
+        (root / "clips" / name).mkdir(parents=True, exist_ok=True)
+    _for_each(partial(_render_file, config, root), missing, workers)
+    _write_lists(config, root / "lists", clips)
+    started.replace(manifest)
+
+
+def _render_file(config: MotionsConfig, root: Path, clip: tuple[str, int, int]) -> None:
+    with replacing(_path(root, *clip)) as temporary:
+        _encode(render_clip(config, *clip), config.fps, temporary)
+
+
+def _encode(frames: np.ndarray, fps: int, path: Path) -> None:
+    """Write an AVI of MPEG-4 at high quality, the same bytes for the same frames."""
+    options = {"flags": "+bitexact+qscale", "global_quality": str(2 * 118), "g": "8"}
+    with av.open(str(path), "w", format="avi", container_options={"fflags": "+bitexact"}) as file:
+        stream = file.add_stream("mpeg4", rate=fps, options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.thread_type, stream.codec_context.thread_count = "NONE", 1
+        for pixels in frames:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        file.mux(stream.encode())
+
+
+def _write_lists(config: MotionsConfig, folder: Path, clips: list[tuple[str, int, int]]) -> None:
+    """UCF101's class list, and its first split: the last groups are the test's."""
+    number = {name: k for k, name in enumerate(CLASSES, start=1)}
+    train, test = [], []
+    for name, group, clip in sorted(clips):
+        line = f"{name}/{_path(Path(), name, group, clip).name}"
+        if group <= config.train_groups:
+            train.append(f"{line} {number[name]}")
+        else:
+            test.append(line)
+    _write(folder / "classInd.txt", "".join(f"{k} {name}\n" for name, k in number.items()))
+    _write(folder / "trainlist01.txt", "".join(f"{line}\n" for line in train))
+    _write(folder / "testlist01.txt", "".join(f"{line}\n" for line in test))
+
+
+def _path(root: Path, name: str, group: int, clip: int) -> Path:
+    return root / "clips" / name / f"v_{name}_g{group:02d}_c{clip:02d}.avi"
+
+
+def _for_each(work: Callable, items: list, workers: int) -> None:
+    label = "Rendering clips"
+    workers = min(workers, -(-len(items) // 100))  # a process must be worth its start
+    if workers <= 1:
+        for _ in track(map(work, items), len(items), label):
+            pass
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for _ in track(pool.map(work, items, chunksize=25), len(items), label):
+            pass
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text)

@@ -1,0 +1,161 @@
+"""Frames of a video file, by number.
+
+Frame k is the k-th that decodes from the start of the file. Seeking would save little, since a
+clip's views span it, and it is not exact: decord 0.6, the usual choice, returns frame 1 for frame
+20 of an AVI with B-frames (most of HMDB51), substitutes neighbours for broken frames in silence,
+and loops for ever where a container promises more frames than it has. Decoding in order has none
+of this, and took 11 ms against decord's 20 for 8 frames of a UCF101 clip.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+
+from dvfl.data.errors import UnreadableClip
+
+# A few frames less than the container promises is common and harmless.
+MISSING_FRAMES, MISSING_SHARE = 2, 0.05
+# Containers that give no number of frames give a duration, which may be that of longer sound.
+LEAST_DURATION = 0.8
+
+
+class ClipInfo(NamedTuple):
+    frames: int  # that can be decoded
+    fps: float  # 0.0 where the container does not say
+    width: int  # pixels, as displayed
+    height: int
+
+
+def probe(path: str | Path) -> ClipInfo:
+    """Decode the whole clip to learn what is really in it.
+
+    Raises UnreadableClip for what is no video, and for one that breaks off before its end.
+    """
+    frames = packets = discarded = 0
+    last = VideoFrame()
+    with _opened(path) as container:
+        stream = container.streams.video[0]
+        for packet in container.demux(stream):
+            packets += packet.size > 0
+            discarded += packet.size > 0 and packet.is_discard
+            for frame in _decoded(packet):
+                frames, last = frames + 1, frame
+        fps = float(stream.average_rate or stream.guessed_rate or 0)
+        seconds = (container.duration or 0) / av.time_base
+        promised = stream.frames
+    if frames == 0:
+        raise UnreadableClip(path, "has no frame that can be decoded")
+    if _falls_short(packets, promised):
+        raise UnreadableClip(path, f"breaks off: promises {promised} frames and holds {packets}")
+    if _falls_short(frames, packets - discarded):
+        raise UnreadableClip(path, f"is damaged: {frames} of {packets} frames can be decoded")
+    end = (last.time or 0.0) + (1 / fps if fps else 0.0)
+    if not promised and last.time is not None and end < LEAST_DURATION * seconds:
+        raise UnreadableClip(path, f"breaks off: {end:.1f} of {seconds:.1f} s are there")
+    height, width = _pixels(last, None).shape[:2]
+    return ClipInfo(frames, fps, width, height)
+
+
+def read_frames(
+    path: str | Path, indices: Sequence[int] | np.ndarray, short_side: int | None = None
+) -> np.ndarray:
+    """Frames `indices` (any order, repeats allowed) of a clip, uint8 (T, H, W, 3), RGB.
+
+    With `short_side` they are resized to it in pixels, keeping the aspect, as they are converted
+    from the codec's colours, which costs next to nothing. Raises UnreadableClip where a frame is
+    not there.
+    """
+    wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
+    if wanted.size == 0 or wanted.min() < 0:
+        raise ValueError(f"frames are numbered from 0, and at least one is needed: {wanted}")
+    last = int(wanted.max())
+    positions: dict[int, list[int]] = {}
+    for position, index in enumerate(wanted.tolist()):
+        positions.setdefault(index, []).append(position)
+    found: np.ndarray | None = None
+    number = -1
+    with _opened(path) as container:
+        for number, frame in enumerate(_frames(container)):
+            if number in positions:
+                pixels = _pixels(frame, short_side)
+                if found is None:
+                    found = np.empty((wanted.size, *pixels.shape), np.uint8)
+                if pixels.shape != found.shape[1:]:
+                    raise UnreadableClip(path, f"changes its size at frame {number}")
+                found[positions[number]] = pixels
+            if number == last:
+                return found
+    raise UnreadableClip(path, f"has {number + 1} frames; frame {last} was asked for")
+
+
+def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Height and width with the short side resized to `short_side`, as torchvision rounds them."""
+    if height <= width:
+        return short_side, int(short_side * width / height)
+    return int(short_side * height / width), short_side
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[InputContainer]:
+    """The container of a file with a video stream; what FFmpeg objects to, as UnreadableClip."""
+    path = Path(path)
+    if not path.exists():
+        raise UnreadableClip(path, "does not exist")
+    if path.is_dir():
+        raise UnreadableClip(path, "is a folder")
+    if path.stat().st_size == 0:
+        raise UnreadableClip(path, "is empty (0 bytes)")
+    try:
+        # `file:` and the whitelist: a name with a colon is no protocol, a playlist opens nothing.
+        url = f"file:{os.path.abspath(path)}"
+        with av.open(url, options={"protocol_whitelist": "file"}) as container:
+            if not container.streams.video:
+                raise UnreadableClip(path, "has no video stream")
+            # One thread: the processes that read are what is parallel.
+            container.streams.video[0].thread_type = "NONE"
+            container.streams.video[0].codec_context.thread_count = 1
+            yield container
+    except (av.FFmpegError, OSError) as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise UnreadableClip(path, f"cannot be decoded ({reason})") from None
+
+
+def _frames(container: InputContainer) -> Iterator[VideoFrame]:
+    for packet in container.demux(container.streams.video[0]):
+        yield from _decoded(packet)
+
+
+def _decoded(packet: av.Packet) -> list[VideoFrame]:
+    """Frames that a packet completes; none where it is damaged, as players do it."""
+    try:
+        return packet.decode()
+    except av.InvalidDataError:
+        return []
+
+
+def _pixels(frame: VideoFrame, short_side: int | None) -> np.ndarray:
+    if short_side is None:
+        pixels = frame.to_ndarray(format="rgb24")
+    else:
+        height, width = scaled_size(frame.height, frame.width, short_side)
+        resized = frame.reformat(width, height, format="rgb24", interpolation="BILINEAR")
+        pixels = resized.to_ndarray()
+    return _upright(pixels, frame.rotation)
+
+
+def _upright(pixels: np.ndarray, rotation: int) -> np.ndarray:
+    """Frame as players show it: phones store portrait clips lying down, with an angle."""
+    return np.rot90(pixels, k=round(rotation / 90))
+
+
+def _falls_short(found: int, promised: int) -> bool:
+    return promised - found > max(MISSING_FRAMES, MISSING_SHARE * promised)

@@ -1,0 +1,1 @@
+"""From test predictions to numbers: metrics, their uncertainty, and `scores.json`."""

@@ -1,0 +1,104 @@
+"""From a trained run to its predictions and scores; from any clip to its top classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from dvfl import plan
+from dvfl.config import Config, InputConfig
+from dvfl.data.reader import probe
+from dvfl.errors import UserError
+from dvfl.evaluate.score import score_predictions
+from dvfl.files import atomic, read_json, write_json
+from dvfl.plan import Run
+
+
+def test_run(config: Config, run: Run) -> None:
+    """Predicts every clip that the run is evaluated on and writes predictions.parquet."""
+    from dvfl.evaluate.predict import predict_dataset
+    from dvfl.models.weights import load_network
+    from dvfl.train.job import clip_dataset, load_run_data
+    from dvfl.train.loop import resolve
+
+    settings = plan.run_settings(config, run)
+    torch.set_num_threads(settings.train.threads)
+    data = load_run_data(config, run)
+    dataset = clip_dataset(data, settings, [settings.evaluated_on])
+    recipe = resolve(settings.train, run.seed, len(data.classes))
+    model, _ = load_network(run.directory / "weights.safetensors")
+    predictions = predict_dataset(
+        model.to(recipe.device), dataset, config.evaluate, recipe.device, settings.train.workers
+    )
+    with atomic(run.directory / "predictions.parquet") as partial:
+        predictions.to_parquet(partial, index=False)
+
+
+def score_run(config: Config, run: Run) -> dict[str, Any]:
+    """Scores the run's predictions and writes scores.json."""
+    from dvfl.data.index import read_index
+    from dvfl.data.splits import read_split
+
+    index = read_index(plan.index_path(run.dataset))
+    split = read_split(plan.split_path(run.dataset, run.split))
+    subset = plan.run_settings(config, run).evaluated_on
+    scores = score_predictions(
+        pd.read_parquet(run.directory / "predictions.parquet"),
+        index,
+        index.drop_duplicates("label").sort_values("label")["class_name"].tolist(),
+        expected_clip_ids=split.loc[split["subset"] == subset, "clip_id"],
+        resamples=config.evaluate.resamples,
+    )
+    about = {
+        **{key: getattr(run, key) for key in ("dataset", "split", "protocol", "arm", "seed", "study", "trial")},
+        "subset": subset,
+        "views": f"{config.evaluate.clips}x{config.evaluate.crops}",
+    }
+    write_json(run.directory / "scores.json", about | scores)
+    _track_scores(config, run, scores)
+    return scores
+
+
+def _track_scores(config: Config, run: Run, scores: dict[str, Any]) -> None:
+    """Scores join the MLflow run of their training."""
+    from dvfl.train.job import open_tracker
+
+    key = read_json(run.directory / "run.json")["key"]
+    subset = plan.run_settings(config, run).evaluated_on
+    with open_tracker(config, run, key, rule="evaluate", reopen=True) as tracker:
+        tracker.metrics({f"{subset}.{name}": metric["value"] for name, metric in scores["metrics"].items()})
+        tracker.artifact(run.directory / "scores.json")
+
+
+def check_motion(config: Config, run: Run, out: Path) -> None:
+    """Tests the run's network with the motion taken away and writes what came out."""
+    from dvfl.evaluate.motion import motion_check
+    from dvfl.models.weights import load_network
+    from dvfl.train.job import clip_dataset, load_run_data
+
+    if config.dataset_definitions[run.dataset].kind != "motions":
+        raise UserError(f"{run.dataset}: only the embedded data set has mirror classes to check against")
+    settings = plan.run_settings(config, run)
+    torch.set_num_threads(settings.train.threads)
+    dataset = clip_dataset(load_run_data(config, run), settings, [settings.evaluated_on])
+    model, _ = load_network(run.directory / "weights.safetensors")
+    write_json(out, {"run": str(run), **motion_check(model, dataset, torch.device("cpu"))})
+
+
+def predict_clip(clip: Path, directory: Path, top: int = 5) -> list[tuple[str, float]]:
+    """The `top` most probable classes of a clip with their probabilities, by the run in `directory`."""
+    from dvfl.data.clips import read_test_views
+    from dvfl.evaluate.predict import view_probabilities
+    from dvfl.models.weights import load_network
+
+    if not (directory / "run.json").exists():
+        raise UserError(f"{directory}: is not the directory of a finished run (there is no run.json in it)")
+    model, network = load_network(directory / "weights.safetensors")
+    settings = InputConfig.model_validate(read_json(directory / "run.json")["settings"]["input"])
+    views = read_test_views(clip, probe(clip).frames, settings)
+    probabilities = view_probabilities(model, views, torch.device("cpu")).mean(0)
+    best = probabilities.topk(min(top, len(network.classes)))
+    return [(network.classes[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]

@@ -1,0 +1,73 @@
+"""Writing files so that nobody ever sees half of one, and saying clearly why one could not be written."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dvfl.errors import UserError
+
+
+class OutputError(UserError, OSError):
+    """A file could not be written; the message says which, why, and what to do."""
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Path to write to in the block; it becomes `path` at the end, or nothing changes.
+
+    Raises OutputError where the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    partial: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The suffix stays, since writers choose the format by it.
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+        partial = Path(name)
+        os.fchmod(handle, 0o644)
+        os.close(handle)
+        yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise OutputError(_explain(path, error)) from error
+    finally:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    with atomic(path) as partial:
+        partial.write_text(json.dumps(value, indent=2, sort_keys=False, default=str) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    return json.loads(Path(path).read_text())
+
+
+def sha256(path: str | Path) -> str:
+    """Hex digest of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _explain(path: Path, error: OSError) -> str:
+    what = {
+        errno.ENOSPC: "the disk is full; free some space",
+        errno.EDQUOT: "your disk quota is used up; free some space",
+        errno.EFBIG: "the file would be larger than this system allows",
+        errno.EACCES: "the folder may not be written; change its permissions",
+        errno.EROFS: "the file system is read-only; choose another place",
+        errno.ENOTDIR: "a part of its path is a file, not a folder; move that file away",
+        errno.EEXIST: "a part of its path is a file, not a folder; move that file away",
+    }.get(error.errno or 0, error.strerror or str(error))
+    return f"cannot write {path}: {what}, then run the same command again: what is finished is kept"

@@ -1,0 +1,100 @@
+"""Between Snakemake and the library: the checked config that jobs read, the machine's cores, and `make results`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+from filelock import FileLock, Timeout
+
+from dvfl import plan, steps
+from dvfl.config import Config, check_config, digest
+from dvfl.errors import UserError
+from dvfl.files import atomic
+
+
+def store_config(raw: Mapping[str, Any]) -> tuple[Config, Path]:
+    """The checked config of plain values, and a file named by its hash that the jobs read it from.
+
+    The name is its content's, so that a dry run with another config never changes what a running job reads.
+    """
+    config = check_config(raw)
+    steps.check_data(config)
+    file = plan.RESULTS / f".config/{digest(raw)}.yaml"
+    if not file.exists():
+        with atomic(file) as partial:
+            partial.write_text(yaml.safe_dump(dict(raw), sort_keys=False))
+    return config, file
+
+
+def usable_cores(asked: int | None) -> int:
+    """Cores for one job: what was asked for, but no more than this machine lets us use."""
+    return max(1, min(asked or 1, len(psutil.Process().cpu_affinity() or [1])))
+
+
+def run_pipeline(cores: int | None, targets: Sequence[str]) -> int:
+    """Runs Snakemake here and prints the summary; clears what a killed Snakemake left, if no other is alive.
+
+    Returns Snakemake's exit code. Raises UserError if another run of this folder is alive.
+    """
+    lock = FileLock(Path(".snakemake/dvfl.lock"))
+    Path(".snakemake").mkdir(exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError("another `make results` runs in this folder; wait for it to end, or end it") from None
+    with lock:
+        other = _snakemake_here()
+        if other is not None:
+            raise UserError(f"Snakemake already runs in this folder (process {other}); wait for it to end, or end it")
+        snakemake = [sys.executable, "-m", "snakemake", "--cores", str(cores or usable_cores(os.cpu_count()))]
+        if any(Path(".snakemake/locks").glob("*")):
+            subprocess.run([*snakemake, "--unlock"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        code = _run([*snakemake, "--rerun-incomplete", "--rerun-triggers", *TRIGGERS, "--", *targets])
+    if code == 0:
+        _run([sys.executable, "-m", "dvfl", "summary"])
+    return code
+
+
+TRIGGERS = ("mtime", "params", "input", "code")  # not the software environment: `make` keeps that
+
+
+def _run(command: list[str]) -> int:
+    """Runs a command to its end; Ctrl-C reaches it, and we wait for what it says."""
+    process = subprocess.Popen(command)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
+
+
+def _snakemake_here() -> int | None:
+    """Process of a Snakemake that works in this folder."""
+    here = str(Path.cwd())
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        words = process.info["cmdline"] or []
+        if not any(Path(word).name == "snakemake" for word in words[:3]):
+            continue
+        try:
+            if process.cwd() == here:
+                return process.info["pid"]
+        except psutil.Error:
+            continue
+    return None
+
+
+def restrict_to_machine(workflow: Any) -> None:
+    """Lets no more run at once here than the machine has cores, whatever --cores says.
+
+    Each rule claims `machine_cores`; on a cluster the scheduler sees to it instead.
+    """
+    if workflow.local_exec and "machine_cores" not in workflow.global_resources:
+        workflow.register_resource("machine_cores", usable_cores(os.cpu_count()))
+

@@ -1,0 +1,103 @@
+"""A run's weights on disk, with what it takes to build their network again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dvfl.errors import UserError
+from dvfl.files import atomic
+from dvfl.models.registry import create_model
+
+
+class WeightsError(UserError, ValueError):
+    """Weights that do not fit; the message says which file, what does not fit, and what to do."""
+
+
+@dataclass(frozen=True)
+class NetworkDescription:
+    """What `create_model` needs, and the classes behind the logits."""
+
+    model: str
+    classes: list[str]
+    num_frames: int
+    img_size: int
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> nn.Module:
+        return create_model(
+            self.model,
+            num_classes=len(self.classes),
+            num_frames=self.num_frames,
+            img_size=self.img_size,
+            **self.overrides,
+        )
+
+
+def save_weights(path: Path, model: nn.Module, description: NetworkDescription) -> None:
+    """Writes weights and description. The same weights give the same bytes.
+
+    One metadata key only: safetensors writes several in no fixed order.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {"dvfl": json.dumps(asdict(description), sort_keys=True)}
+    with atomic(path) as partial:
+        save_file(tensors, partial, metadata=metadata)
+
+
+def load_network(path: str | Path) -> tuple[nn.Module, NetworkDescription]:
+    """The network of a weights file that `save_weights` wrote, in eval mode. WeightsError where it is none."""
+    path = Path(path)
+    description = _describe(path)
+    model = description.build()
+    load_into(model, path)
+    return model.eval(), description
+
+
+def load_into(model: nn.Module, path: str | Path) -> None:
+    """Weights of a file into a model of the same architecture; WeightsError names what does not fit."""
+    path = Path(path)
+    _describe(path, required=False)
+    tensors = load_file(path)
+    expected = model.state_dict()
+    missing = sorted(expected.keys() - tensors.keys())
+    unknown = sorted(tensors.keys() - expected.keys())
+    other = [key for key in expected.keys() & tensors.keys() if expected[key].shape != tensors[key].shape]
+    if missing or unknown or other:
+        parts = [
+            f"{len(keys)} {what} (for example {keys[0]})"
+            for keys, what in (
+                (missing, "weights missing"),
+                (unknown, "weights that the model does not have"),
+                (sorted(other), "weights of another shape"),
+            )
+            if keys
+        ]
+        raise WeightsError(
+            f"{path}: does not fit {type(model).__name__}: {'; '.join(parts)}; "
+            f"use weights of the same model, width and number of classes"
+        )
+    with torch.no_grad():
+        model.load_state_dict(tensors)
+
+
+def _describe(path: Path, required: bool = True) -> NetworkDescription | None:
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weights file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: is not a complete safetensors file ({error}); make or fetch it again") from error
+    if "dvfl" not in metadata:
+        if required:
+            raise WeightsError(f"{path}: does not say which network it belongs to; was it written by dvfl?")
+        return None
+    return NetworkDescription(**json.loads(metadata["dvfl"]))

@@ -1,0 +1,271 @@
+"""What is run, with which settings, and where its files lie.
+
+A run is one training: an arm, on one split of a data set, with one seed. Final runs train on train and validation and
+are tested on test; runs of the selection stage train on train alone, and whatever is chosen is chosen on their
+validation scores. A study's trial is a run with some dotted keys of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from dvfl.config import (
+    Config,
+    ConfigError,
+    DistillConfig,
+    InputConfig,
+    NetworkConfig,
+    Section,
+    StudyConfig,
+    TrainConfig,
+    digest,
+    network_train,
+    override,
+)
+
+RESULTS = Path("results")
+Stage = Literal["final", "selection"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training. `study` and `trial` are empty for the runs that the arms name."""
+
+    dataset: str
+    split: str
+    protocol: str
+    arm: str
+    seed: int
+    stage: Stage = "final"
+    study: str = ""
+    trial: str = ""
+
+    @property
+    def directory(self) -> Path:
+        if self.study:
+            return RESULTS / f"ablation/{self.dataset}/{self.study}/{self.trial}/{self.arm}/seed{self.seed}"
+        if self.stage == "selection":
+            return RESULTS / f"ablation/{self.dataset}/selection/{self.arm}/seed{self.seed}"
+        return RESULTS / f"runs/{self.dataset}/{self.split}/{self.protocol}/{self.arm}/seed{self.seed}"
+
+    @property
+    def name(self) -> str:
+        """Its name in MLflow."""
+        middle = f"{self.study}/{self.trial}" if self.study else self.stage if self.stage != "final" else ""
+        parts = [self.split, self.protocol, middle, self.arm, f"seed{self.seed}"]
+        return "/".join(part for part in parts if part)
+
+    def __str__(self) -> str:
+        return self.directory.as_posix()
+
+
+class RunSettings(Section):
+    """Every config value that decides what a run computes; its digest names the run's resume state."""
+
+    dataset: str
+    split: str
+    stage: Stage
+    seed: int
+    split_seed: int
+    allow_flip: bool
+    network: NetworkConfig
+    input: InputConfig
+    train: TrainConfig
+    distill: DistillConfig | None
+
+    @property
+    def digest(self) -> str:
+        # Where it runs and how many processes decode do not change what comes out.
+        return digest(self.model_dump(mode="json", exclude={"train": {"workers", "device"}}))
+
+    @property
+    def subsets(self) -> list[str]:
+        """What is trained on."""
+        joined = self.stage == "final" and self.train.include_validation
+        return ["train", "validation"] if joined else ["train"]
+
+    @property
+    def evaluated_on(self) -> str:
+        return "test" if self.stage == "final" else "validation"
+
+
+# ------------------------------------------------------------------------------------------------ which runs there are
+
+
+def final_runs(config: Config) -> list[Run]:
+    """All arms on all splits with all their seeds."""
+    return [
+        Run(dataset, split, config.protocol, arm, seed)
+        for dataset in config.datasets
+        for split in config.dataset_definitions[dataset].splits
+        for arm in config.arms
+        for seed in arm_seeds(config, arm)
+    ]
+
+
+def arm_seeds(config: Config, arm: str) -> list[int]:
+    return config.arms[arm].seeds or config.seeds
+
+
+def trial_runs(config: Config, dataset: str, study: str) -> list[Run]:
+    """Runs of a study on a data set's first split.
+
+    A trial whose settings are those of a final run is that run: nothing is trained twice.
+    """
+    settings = config.ablation.studies[study]
+    stage: Stage = "final" if settings.evaluate_on == "test" else "selection"
+    split = config.dataset_definitions[dataset].splits[0]
+    runs = []
+    for trial, arm, seed in itertools.product(study_trials(settings), settings.arms, settings.seeds):
+        run = Run(dataset, split, config.protocol, arm, seed, stage, study, trial)
+        arm_itself = Run(dataset, split, config.protocol, arm, seed)
+        same = stage == "final" and run_settings(config, run) == run_settings(config, arm_itself)
+        runs.append(arm_itself if same and seed in arm_seeds(config, arm) else run)
+    return runs
+
+
+def study_trials(study: StudyConfig) -> dict[str, dict[str, Any]]:
+    """A study's points by name: {"alpha=0.5,temperature=4": {"distill.alpha": 0.5, …}, …}.
+
+    Without distillation the temperature means nothing, so alpha = 0 is one trial and not one for each T.
+    """
+    grid = [dict(zip(study.grid, values, strict=True)) for values in itertools.product(*study.grid.values())]
+    named = {}
+    for point in (grid if study.grid else []) + study.points:
+        if point.get("distill.alpha") == 0:
+            point = {key: value for key, value in point.items() if key != "distill.temperature"}
+        name = ",".join(f"{key.split('.')[-1]}={_plain(value)}" for key, value in point.items())
+        named[name] = point
+    return named
+
+
+def _plain(value: Any) -> str:
+    """A value as it may stand in a file's name."""
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return "".join(character if character.isalnum() or character in "._-+" else "-" for character in text)
+
+
+def parse_run(config: Config, directory: str | Path) -> Run:
+    """The run whose directory this is; ConfigError where the config has no such run."""
+    wanted = Path(directory).as_posix().rstrip("/")
+    for run in all_runs(config):
+        if wanted == str(run) or wanted.endswith(f"/{run}"):
+            return run
+    examples = "\n  ".join(str(run) for run in final_runs(config)[:3])
+    raise ConfigError(f"{directory}: the config has no such run; it has, for example\n  {examples}")
+
+
+def all_runs(config: Config) -> Iterator[Run]:
+    """Final runs, then trials, then the teachers of the selection stage."""
+    seen: set[Run] = set()
+    trials = (
+        run
+        for dataset in config.datasets
+        for study in config.ablation.studies
+        for run in trial_runs(config, dataset, study)
+    )
+    for run in itertools.chain(final_runs(config), trials):
+        for each in (run, teacher_of(config, run)):
+            if each is not None and each not in seen:
+                seen.add(each)
+                yield each
+
+
+# ------------------------------------------------------------------------------------------------ what a run depends on
+
+
+def run_config(config: Config, run: Run, chosen: Mapping[str, Any] | None = None) -> Config:
+    """The config with the differences of the run's arm, study and trial laid over it, and values that a study chose."""
+    values = dict(config.arms[run.arm].set)
+    if run.study:
+        study = config.ablation.studies[run.study]
+        values |= study.set | study_trials(study)[run.trial]
+        if run.study == config.distill.chosen_by:  # a study cannot wait for its own outcome
+            values["distill.chosen_by"] = None
+    values |= chosen or {}
+    return override(config, values)
+
+
+def run_settings(config: Config, run: Run, chosen: Mapping[str, Any] | None = None) -> RunSettings:
+    """The values that decide what the run computes; those that a study `chosen` are known once it has run."""
+    own = run_config(config, run, chosen)
+    arm = config.arms[run.arm]
+    definition = own.dataset_definitions[run.dataset]
+    return RunSettings(
+        dataset=run.dataset,
+        split=run.split,
+        stage=run.stage,
+        seed=run.seed,
+        split_seed=definition.split_seed,
+        allow_flip=definition.horizontal_flip,
+        network=getattr(own, arm.network).model_copy(update={"train": {}}),
+        input=own.input,
+        train=network_train(own, arm.network),
+        distill=own.distill if arm.distil_from and own.distill.alpha > 0 else None,
+    )
+
+
+def teacher_of(config: Config, run: Run) -> Run | None:
+    """The run whose weights teach this one: of the same stage, its seed taken in turn; None without distillation."""
+    arm = config.arms[run.arm].distil_from
+    if arm is None or run_settings(config, run).distill is None:
+        return None
+    seeds = arm_seeds(config, arm)
+    seed = run.seed if run.seed in seeds else seeds[run.seed % len(seeds)]
+    return replace(run, arm=arm, seed=seed, study="", trial="")
+
+
+def choice_of(config: Config, run: Run) -> Path | None:
+    """The choice file that the run takes values from."""
+    settings = run_settings(config, run)
+    if settings.distill is None or settings.distill.chosen_by is None:
+        return None
+    return study_directory(run.dataset, settings.distill.chosen_by) / "choice.json"
+
+
+# ------------------------------------------------------------------------------------------------------------ files
+
+
+def studies_to_track(config: Config) -> dict[str, list[str]]:
+    """Names of the studies by data set."""
+    return {dataset: list(config.ablation.studies) for dataset in config.datasets}
+
+
+def index_path(dataset: str) -> Path:
+    return RESULTS / f"data/{dataset}/index.parquet"
+
+
+def split_path(dataset: str, split: str) -> Path:
+    return RESULTS / f"data/{dataset}/splits/{split}.csv"
+
+
+def study_directory(dataset: str, study: str) -> Path:
+    return RESULTS / f"ablation/{dataset}/{study}"
+
+
+def resume_directory(run: Run, key: str) -> Path:
+    """Where a run keeps what it needs to go on after a kill: beside its outputs, since Snakemake removes those."""
+    return run.directory.with_name(f"{run.directory.name}.resume") / key
+
+
+def profile_path(model: str) -> Path:
+    return RESULTS / f"profile/{model}.json"
+
+
+def motion_checked(config: Config) -> list[Run]:
+    """Runs asked whether the class is in the motion: the embedded data set's teachers on all labelled clips."""
+    return [
+        run
+        for run in final_runs(config)
+        if config.dataset_definitions[run.dataset].kind == "motions"
+        and config.arms[run.arm].network == "teacher"
+        and run_settings(config, run).network.clips_per_class is None
+    ]
+
+
+def motion_check_path(run: Run) -> Path:
+    return run.directory / "motion_check.json"

@@ -1,0 +1,52 @@
+"""Profiles one of the models that the tables show, and tracks it."""
+
+from __future__ import annotations
+
+from dvfl import plan, steps
+from dvfl.config import Config
+from dvfl.data.index import read_index
+from dvfl.errors import UserError
+from dvfl.files import write_json
+from dvfl.profile.profile import profile_model
+from dvfl.track import Tracker, outbox_directory
+
+
+def profile_one(config: Config, model: str, threads: int) -> None:
+    """Measures a paper-size model, or one of the run's own at the run's size, and writes its JSON."""
+    run = steps.profiled_runs(config).get(model)
+    settings = config.profile
+    if run is None:
+        if model not in settings.paper_models:
+            known = ", ".join([*settings.paper_models, *steps.profiled_runs(config)])
+            raise UserError(f"{model!r} is neither in profile.paper_models nor trained by an arm; there are {known}")
+        size = {"num_classes": settings.num_classes, "frames": settings.frames, "img_size": settings.img_size}
+        overrides, repeats, experiment = {}, settings.repeats, "paper_models"
+    else:
+        own = plan.run_settings(config, run)
+        classes = read_index(plan.index_path(run.dataset))["label"].nunique()
+        size = {"num_classes": classes, "frames": own.input.frames, "img_size": own.input.img_size}
+        overrides, repeats, experiment = own.network.model_overrides, settings.repeats_small, run.dataset
+    profile = profile_model(
+        model,
+        **size,
+        overrides=overrides,
+        batch_sizes=settings.batch_sizes,
+        repeats=repeats,
+        precision=settings.precision,
+        threads=threads,
+    )
+    path = plan.profile_path(model)
+    with Tracker.open_named(
+        config.tracking,
+        outbox_directory(path.with_suffix(""), steps.profile_settings(config, model)),
+        experiment=f"dvfl/{experiment}",
+        name=f"profile/{model}",
+        tags={"rule": "profile"},
+    ) as tracker:
+        tracker.params({"model": model, **size, "precision": settings.precision, "threads": threads})
+        tracker.metrics({key: profile[key] for key in ("params", "gmacs", "other_gops", "activations_m", "weights_mb")})
+        for batch in profile["batches"]:
+            tracker.metrics({f"batch{batch['batch']}.{key}": value for key, value in batch.items() if key != "batch"})
+        profile["mlflow_run_id"] = tracker.run_id
+        write_json(path, profile)
+        tracker.artifact(path)

@@ -1,0 +1,107 @@
+"""How long a forward pass takes and how much memory it needs, in this process."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dvfl.profile.machine import peak_bytes, resident_bytes
+
+ENOUGH_FOR_P95 = 20  # with fewer passes, the 95th percentile is the slowest one by another name
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Timed forward passes of one batch.
+
+    seconds: of each pass after the warm-up. peak_memory: bytes, the largest at any time of these
+    passes; on a CPU of the whole process (Python and PyTorch, weights, clips, intermediate
+    results), on a GPU of what PyTorch allocated there. peak_memory_increase: bytes, how much of
+    that was not there before the first pass, when weights and clips were loaded.
+    """
+
+    seconds: list[float]
+    peak_memory: int
+    peak_memory_increase: int
+
+    def summary(self, batch: int) -> dict[str, Any]:
+        """Median and 95th percentile in ms (None where passes are few), clips/s, 10^6 bytes."""
+        median = statistics.median(self.seconds)
+        p95 = None
+        if len(self.seconds) >= ENOUGH_FOR_P95:
+            p95 = statistics.quantiles(self.seconds, n=20, method="inclusive")[-1]
+        return {
+            "batch": batch,
+            "repeats": len(self.seconds),
+            "latency_ms": round(median * 1e3, 3),
+            "latency_p95_ms": None if p95 is None else round(p95 * 1e3, 3),
+            "clips_per_second": round(batch / median, 3),
+            "peak_memory_mb": round(self.peak_memory / 1e6, 1),
+            "peak_memory_increase_mb": round(self.peak_memory_increase / 1e6, 1),
+        }
+
+
+def measure(model: nn.Module, clips: Tensor, *, repeats: int, precision: Precision = "float32") -> Measurement:
+    """Times `model(clips)` where both lie, with PyTorch's present number of threads.
+
+    Memory is honest in a fresh process only: an allocator keeps what earlier work has returned.
+    """
+    model.eval()
+    memory = _CudaMemory(clips.device) if clips.is_cuda else _ProcessMemory()
+    bfloat16 = torch.autocast(clips.device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False)
+    with torch.inference_mode(), bfloat16:
+        for _ in range(_warm_up(repeats)):
+            model(clips)
+        seconds = [_seconds(model, clips) for _ in range(repeats)]
+    return Measurement(seconds, memory.peak(), max(0, memory.peak() - memory.before))
+
+
+def _warm_up(repeats: int) -> int:
+    """Untimed passes: kernels are chosen and caches filled in the first one."""
+    return max(1, repeats // 10)
+
+
+def _seconds(model: nn.Module, clips: Tensor) -> float:
+    _synchronise(clips)
+    begin = time.perf_counter()
+    model(clips)
+    _synchronise(clips)
+    return time.perf_counter() - begin
+
+
+def _synchronise(clips: Tensor) -> None:
+    if clips.is_cuda:
+        torch.cuda.synchronize(clips.device)
+
+
+class _ProcessMemory:
+    """Resident memory of this process, from now on."""
+
+    def __init__(self) -> None:
+        with suppress(OSError):  # where it may not be reset, building the model counts, too
+            Path("/proc/self/clear_refs").write_text("5")
+        self.before = resident_bytes()
+
+    def peak(self) -> int:
+        return peak_bytes()
+
+
+class _CudaMemory:
+    """What PyTorch has allocated on a GPU, from now on."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        torch.cuda.reset_peak_memory_stats(device)
+        self.before = torch.cuda.memory_allocated(device)
+
+    def peak(self) -> int:
+        return torch.cuda.max_memory_allocated(self.device)

@@ -1,0 +1,80 @@
+"""A model's efficiency: what it computes, how long that takes here, how much memory it needs."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from dvfl.profile.machine import machine, usable_cores
+
+
+class ProfileError(RuntimeError):
+    """A model could not be measured; the message says which, at which batch size, and why."""
+
+
+def profile_model(
+    name: str,
+    *,
+    num_classes: int,
+    frames: int = 8,
+    img_size: int = 224,
+    overrides: Mapping[str, Any] | None = None,
+    batch_sizes: Sequence[int] = (1,),
+    repeats: int = 5,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Profile of a registered model with initial weights, ready for JSON.
+
+    Compute (gmacs, gflops, other_gops: 10^9; activations_m: 10^6) is that of one clip. Each batch
+    size is timed in a process of its own, on the GPU where there is one; memory and weights are
+    in 10^6 bytes, see `dvfl.profile.latency.Measurement` for what the two kinds of memory hold.
+
+    threads: PyTorch's; all cores that this process may use unless given.
+
+    Raises ProfileError.
+    """
+    request = {
+        "model": name,
+        "num_classes": num_classes,
+        "frames": frames,
+        "img_size": img_size,
+        "overrides": dict(overrides or {}),
+        "repeats": repeats,
+        "precision": precision,
+        "threads": threads or usable_cores(),
+    }
+    first, *others = batch_sizes
+    result = _in_a_fresh_process({**request, "batch": first, "describe": True})
+    batches = [result["batch"]] + [
+        _in_a_fresh_process({**request, "batch": batch, "describe": False})["batch"] for batch in others
+    ]
+    return {
+        "model": name,
+        "num_classes": num_classes,
+        "frames": frames,
+        "img_size": img_size,
+        "overrides": request["overrides"],
+        **result["model"],
+        "precision": precision,
+        "device": result["device"],
+        "threads": result["threads"],
+        "machine": machine(),
+        "batches": batches,
+    }
+
+
+def _in_a_fresh_process(request: dict[str, Any]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "dvfl.profile.worker"]
+    done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True)
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    what = f"{request['model']}, batch of {request['batch']}"
+    if done.returncode == -signal.SIGKILL:
+        raise ProfileError(f"{what}: killed, most likely for want of memory; try a smaller batch")
+    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    raise ProfileError(f"{what}: {last}")

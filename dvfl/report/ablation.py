@@ -1,0 +1,166 @@
+"""Table `ablation`: every trial of the studies, what was chosen, and which differences hold."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from dvfl.config import Config
+from dvfl.plan import Run, study_trials, trial_runs
+from dvfl.report.accuracy import Row, difference_rows, pair_model, views
+from dvfl.report.contrasts import contrasts, teachers_of
+from dvfl.report.inputs import model_of
+from dvfl.report.measures import contrast, covers, metric_intervals
+from dvfl.report.results import read_choice, read_record, run_ids
+from dvfl.report.rows import setting, table_frame
+
+Trials = dict[tuple[str, str], list[Run]]  # (trial, arm) -> runs in the order of the seeds
+
+
+def build_ablation(config: Config) -> pd.DataFrame:
+    """Top-1 of each trial (percent), then contrasts to alpha = 0 and between arms, then the choice.
+
+    A study is run on its data set's first split.
+    """
+    rows: list[Row] = []
+    for dataset in config.datasets:
+        split = config.dataset_definitions[dataset].splits[0]
+        place = {"dataset": dataset, "split": split, "protocol": config.protocol}
+        for study in config.ablation.run:
+            rows += [place | row for row in _study_rows(config, dataset, study)]
+    return table_frame("ablation", rows)
+
+
+def runs_by_trial(config: Config, dataset: str, study: str) -> Trials:
+    """Runs of a study, by trial and arm; a trial that is a final run is that run."""
+    settings = config.ablation.studies[study]
+    keys = itertools.product(study_trials(settings), settings.arms, settings.seeds)
+    trials: Trials = {}
+    for (trial, arm, _), run in zip(keys, trial_runs(config, dataset, study), strict=True):
+        trials.setdefault((trial, arm), []).append(run)
+    return trials
+
+
+def labels_only(config: Config, study: str) -> str | None:
+    """The trial with alpha = 0, which the others of its arm are compared with."""
+    trials = study_trials(config.ablation.studies[study])
+    return next((name for name, point in trials.items() if point.get("distill.alpha") == 0), None)
+
+
+def chosen_trial(config: Config, dataset: str, study: str) -> str | None:
+    """The trial that the study chose; None where it chooses nothing."""
+    settings = config.ablation.studies[study]
+    if settings.evaluate_on == "test":
+        return None
+    values = read_choice(dataset, study)["values"]
+    return next((name for name, point in study_trials(settings).items() if point == values), None)
+
+
+def _study_rows(config: Config, dataset: str, study: str) -> Iterator[Row]:
+    trials = runs_by_trial(config, dataset, study)
+    yield from _trial_rows(config, dataset, study, trials)
+    yield from _alpha_rows(config, study, trials)
+    yield from _arm_contrast_rows(config, study, trials)
+    yield from _choice_rows(config, dataset, study)
+
+
+def _trial_rows(config: Config, dataset: str, study: str, trials: Trials) -> Iterator[Row]:
+    chosen = chosen_trial(config, dataset, study)
+    for (trial, arm), runs in trials.items():
+        intervals, covered = metric_intervals(runs, config.evaluate.resamples)
+        top1 = intervals["top1"]
+        row = {
+            "model": model_of(config, arm),
+            "arm": arm,
+            "setting": setting(
+                **_where(config, study),
+                trial=trial,
+                interval=covered,
+                teachers=teachers_of(config, runs),
+                chosen="yes" if trial == chosen else None,
+            ),
+            "n_seeds": len(runs),
+            "run_ids": run_ids(runs),
+        }
+        yield row | {
+            "metric": "top1",
+            "unit": "percent",
+            "value": 100 * top1.estimate,
+            "ci_low": 100 * top1.low,
+            "ci_high": 100 * top1.high,
+        }
+        clips = [read_record(run)["train_clips"] for run in runs]
+        mean = sum(clips) / len(clips)
+        yield row | {"metric": "training_clips", "unit": "clips", "value": mean}
+
+
+def _alpha_rows(config: Config, study: str, trials: Trials) -> Iterator[Row]:
+    """Each trial against alpha = 0: what the distillation adds, all else equal."""
+    baseline = labels_only(config, study)
+    if baseline is None:
+        return
+    contrasted = []
+    for (trial, arm), runs in trials.items():
+        if trial == baseline:
+            continue
+        pairs = list(zip(runs, trials[baseline, arm], strict=True))
+        found = contrast(pairs)
+        row = {
+            "model": model_of(config, arm),
+            "arm": arm,
+            "setting": setting(
+                **_where(config, study),
+                trial=trial,
+                against=baseline,
+                paired="seed",
+                interval=covers(found.interval),
+                test="t",
+                teachers=teachers_of(config, runs),
+            ),
+        }
+        contrasted.append((row, found, pairs))
+    yield from difference_rows(contrasted)
+
+
+def _arm_contrast_rows(config: Config, study: str, trials: Trials) -> Iterator[Row]:
+    """The arms of a trial against each other, such as distilled - student at each point."""
+    contrasted = []
+    names = dict.fromkeys(trial for trial, _ in trials)
+    arms = config.ablation.studies[study].arms
+    for (arm, baseline), trial in itertools.product(contrasts(config, arms), names):
+        pairs = list(zip(trials[trial, arm], trials[trial, baseline], strict=True))
+        found = contrast(pairs)
+        row = {
+            "model": pair_model(config, arm, baseline),
+            "arm": f"{arm} - {baseline}",
+            "setting": setting(
+                **_where(config, study),
+                trial=trial,
+                paired="seed",
+                interval=covers(found.interval),
+                test="t",
+                teachers=teachers_of(config, [run for pair in pairs for run in pair]),
+            ),
+        }
+        contrasted.append((row, found, pairs))
+    yield from difference_rows(contrasted)
+
+
+def _choice_rows(config: Config, dataset: str, study: str) -> Iterator[Row]:
+    """The chosen values that are numbers, one row each."""
+    if config.ablation.studies[study].evaluate_on == "test":
+        return
+    arms = ", ".join(config.ablation.studies[study].arms)
+    for key, value in read_choice(dataset, study)["values"].items():
+        if isinstance(value, int | float):
+            name = f"chosen_{key.split('.')[-1]}"
+            where = setting(study=study, subset="validation")
+            yield {"arm": arms, "setting": where, "metric": name, "unit": "", "value": value}
+
+
+def _where(config: Config, study: str) -> dict[str, Any]:
+    subset = config.ablation.studies[study].evaluate_on
+    return {"views": views(config), "study": study, "subset": subset}

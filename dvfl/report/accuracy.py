@@ -1,0 +1,164 @@
+"""Table `accuracy`: what each arm scores on test, and by how much arms differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from dvfl.config import Config
+from dvfl.evaluate.metrics import METRICS
+from dvfl.evaluate.statistics import holm
+from dvfl.plan import Run, arm_seeds
+from dvfl.report.contrasts import contrasts, paired_runs, teachers_of
+from dvfl.report.inputs import model_of
+from dvfl.report.measures import Contrast, contrast, covers, metric_intervals
+from dvfl.report.published import tested_claims
+from dvfl.report.results import read_index, read_record, read_split, run_ids
+from dvfl.report.rows import plain, setting, table_frame
+
+Row = dict[str, Any]
+
+
+def build_accuracy(config: Config) -> pd.DataFrame:
+    """Percent and percentage points; per data set and split: clips, arms, contrasts."""
+    rows: list[Row] = []
+    for dataset in config.datasets:
+        for split in config.dataset_definitions[dataset].splits:
+            place = {"dataset": dataset, "split": split, "protocol": config.protocol}
+            rows += [place | row for row in _clip_rows(dataset, split)]
+            for arm in config.arms:
+                rows += [place | row for row in _arm_rows(config, dataset, split, arm)]
+            rows += [place | row for row in _contrast_rows(config, dataset, split)]
+    return table_frame("accuracy", rows)
+
+
+def views(config: Config) -> str:
+    """Views of a test clip: temporal clips x spatial crops."""
+    return f"{config.evaluate.clips}x{config.evaluate.crops}"
+
+
+def pair_model(config: Config, arm: str, baseline: str) -> str:
+    """The model of a difference: one name, or both where they differ."""
+    return " - ".join(dict.fromkeys([model_of(config, arm), model_of(config, baseline)]))
+
+
+def difference_rows(
+    contrasted: list[tuple[Row, Contrast, list[tuple[Run, Run]]]],
+) -> Iterator[Row]:
+    """top1_difference, p_value and its Holm-adjusted p value, over a family of contrasts."""
+    adjusted = holm([found.interval.p_value for _, found, _ in contrasted])
+    for (row, found, pairs), p_holm in zip(contrasted, adjusted, strict=True):
+        interval = found.interval
+        ids = run_ids([first for first, _ in pairs] + [second for _, second in pairs])
+        row = row | {"n_seeds": len(pairs), "run_ids": ids}
+        yield row | {
+            "metric": "top1_difference",
+            "unit": "percentage points",
+            "value": 100 * interval.estimate,
+            "ci_low": 100 * interval.low,
+            "ci_high": 100 * interval.high,
+        }
+        probability = {"unit": "probability"}
+        yield row | probability | {"metric": "p_value", "value": interval.p_value}
+        yield row | probability | {"metric": "p_value_holm", "value": float(p_holm)}
+
+
+def _clip_rows(dataset: str, split: str) -> Iterator[Row]:
+    """Clips and groups of each subset, and the clips that were left out, by reason."""
+    index = read_index(dataset)
+    usable = index[index["status"] == "ok"]
+    clips = read_split(dataset, split).merge(usable, on="clip_id")
+    for subset in ("train", "validation", "test"):
+        own = clips[clips["subset"] == subset]
+        groups = own["group"].fillna(own["clip_id"]).nunique()
+        row = {"setting": setting(subset=subset)}
+        yield row | {"metric": "clips", "unit": "clips", "value": len(own)}
+        yield row | {"metric": "groups", "unit": "groups", "value": groups}
+    left_out = index.loc[index["status"] != "ok", "status"].value_counts().sort_index()
+    row = {"metric": "clips_left_out", "unit": "clips"}
+    for status, count in left_out.items():
+        yield row | {"setting": setting(status=status), "value": count}
+    yield row | {"setting": setting(status="any"), "value": left_out.sum()}
+
+
+def _arm_rows(config: Config, dataset: str, split: str, arm: str) -> Iterator[Row]:
+    runs = [Run(dataset, split, config.protocol, arm, seed) for seed in arm_seeds(config, arm)]
+    records = [read_record(run) for run in runs]
+    intervals, covered = metric_intervals(runs, config.evaluate.resamples)
+    published = tested_claims(config)
+    row = {
+        "model": model_of(config, arm),
+        "arm": arm,
+        "setting": setting(
+            views=views(config),
+            **_distillation(records[0]),
+            interval=covered,
+            teachers=teachers_of(config, runs),
+        ),
+        "n_seeds": len(runs),
+        "run_ids": run_ids(runs),
+    }
+    for metric in METRICS:
+        yield row | {
+            "metric": metric,
+            "unit": "percent",
+            "value": 100 * intervals[metric].estimate,
+            "ci_low": 100 * intervals[metric].low,
+            "ci_high": 100 * intervals[metric].high,
+            "published": published.get((dataset, split, arm, metric)),
+        }
+    clips = [record["train_clips"] for record in records]
+    yield row | {"metric": "training_clips", "unit": "clips", "value": _mean(clips)}
+    teacher = [record.get("teacher_top1_on_training_clips") for record in records]
+    if None not in teacher:
+        # A teacher that lost its classifier on the way shows here at once.
+        name = "teacher_top1_on_training_clips"
+        yield row | {"metric": name, "unit": "percent", "value": 100 * _mean(teacher)}
+
+
+def _contrast_rows(config: Config, dataset: str, split: str) -> Iterator[Row]:
+    contrasted = []
+    for arm, baseline in contrasts(config):
+        row = {"arm": f"{arm} - {baseline}", "model": pair_model(config, arm, baseline)}
+        pairs = paired_runs(config, dataset, split, arm, baseline)
+        if not pairs:
+            note = {"setting": "not compared: no seed in common", "metric": "top1_difference"}
+            yield row | note | {"unit": "percentage points"}
+            continue
+        found = contrast(pairs)
+        teachers = teachers_of(config, [run for pair in pairs for run in pair])
+        seeds = setting(
+            views=views(config),
+            paired="seed",
+            interval=covers(found.interval),
+            test="t",
+            teachers=teachers,
+        )
+        contrasted.append((row | {"setting": seeds}, found, pairs))
+    yield from difference_rows(contrasted)
+    for row, found, pairs in contrasted:
+        for pair, difference, p_value in zip(
+            pairs, found.differences, found.sign_flip_p, strict=True
+        ):
+            own = setting(views=views(config), seed=pair[1].seed, test="sign flip")
+            row = row | {"setting": own, "n_seeds": 1, "run_ids": run_ids(list(pair))}
+            metric, unit = "top1_difference", "percentage points"
+            yield row | {"metric": metric, "unit": unit, "value": 100 * difference}
+            yield row | {"metric": "p_value", "unit": "probability", "value": p_value}
+
+
+def _distillation(record: dict[str, Any]) -> dict[str, str]:
+    """alpha and temperature that the run used: a study's choice stands over the config."""
+    distill = (record.get("settings") or {}).get("distill")
+    if not distill:
+        return {}
+    chosen = record.get("chosen") or {}
+    return {
+        key: plain(chosen.get(f"distill.{key}", distill[key])) for key in ("alpha", "temperature")
+    }
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

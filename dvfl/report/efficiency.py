@@ -1,0 +1,117 @@
+"""Table `efficiency`: what the models cost, and teacher / student ratios."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from dvfl.config import Config
+from dvfl.report.inputs import model_of, profiled_models
+from dvfl.report.published import model_claims
+from dvfl.report.results import read_profile
+from dvfl.report.rows import setting, table_frame
+
+# Arms that the paper trains each size in, for the rows of paper-size models.
+PAPER_ARMS = {
+    "video_focalnet_base": "teacher",
+    "video_focalnet_small": "teacher_small",
+    "video_focalnet_tiny": "teacher_tiny",
+    "vfl_net": "student",
+}
+
+# Metric, unit, key of the profile, factor.
+_OF_MODEL = (
+    ("params", "million", "params", 1e-6),
+    ("gmacs", "GMACs", "gmacs", 1),
+    ("gflops", "GFLOPs", "gflops", 1),
+    ("other_gops", "Gops", "other_gops", 1),
+    ("activations", "million", "activations_m", 1),
+    ("weights_mb", "MB", "weights_mb", 1),
+)
+_OF_BATCH = (
+    ("latency_ms", "ms", "latency_ms"),
+    ("latency_p95_ms", "ms", "latency_p95_ms"),
+    ("clips_per_second", "clips/s", "clips_per_second"),
+    ("peak_memory_mb", "MB", "peak_memory_mb"),
+    ("peak_memory_increase_mb", "MB", "peak_memory_increase_mb"),
+)
+_MEASURED_ALIKE = ("precision", "device", "threads")
+
+Profile = dict[str, Any]
+
+
+def build_efficiency(config: Config) -> pd.DataFrame:
+    """Models at the paper's size and as this config trains them; one view of one clip."""
+    models = profiled_models(config)
+    profiles = {model: read_profile(model) for model in models}
+    claims = model_claims()
+    rows: list[dict[str, Any]] = []
+    for model, arms in models.items():
+        arm = ", ".join(arms) or PAPER_ARMS.get(model, "")
+        for row in _model_rows(profiles[model]):
+            published = claims.get((model, row["metric"]))
+            rows.append({"model": model, "arm": arm, "published": published} | row)
+    for teacher, student in _pairs(config):
+        published = {}
+        if (teacher, student) == ("video_focalnet_base", "vfl_net"):
+            published = {"gmacs_ratio": claims.get((student, "compute_reduction_vs_teacher"))}
+        for row in _ratio_rows(profiles[teacher], profiles[student]):
+            names = {"model": f"{teacher} / {student}", "arm": "teacher / student"}
+            rows.append(names | {"published": published.get(row["metric"])} | row)
+    return table_frame("efficiency", rows)
+
+
+def _model_rows(profile: Profile) -> Iterator[dict[str, Any]]:
+    ids = {"run_ids": profile.get("mlflow_run_id") or ""}
+    fixed = {"setting": _input(profile)} | ids
+    for metric, unit, key, factor in _OF_MODEL:
+        yield fixed | {"metric": metric, "unit": unit, "value": profile[key] * factor}
+    for batch in profile["batches"]:
+        timed = {"setting": _timed(profile, batch)} | ids
+        for metric, unit, key in _OF_BATCH:
+            if batch.get(key) is not None:
+                yield timed | {"metric": metric, "unit": unit, "value": batch[key]}
+
+
+def _ratio_rows(teacher: Profile, student: Profile) -> Iterator[dict[str, Any]]:
+    """How many times the student's the teacher's is."""
+    ids = [teacher.get("mlflow_run_id"), student.get("mlflow_run_id")]
+    row = {"unit": "ratio", "run_ids": ";".join(each for each in ids if each)}
+    for key in ("params", "gmacs"):
+        ratio = teacher[key] / student[key]
+        yield row | {"setting": _input(student), "metric": f"{key}_ratio", "value": ratio}
+    if any(teacher.get(key) != student.get(key) for key in _MEASURED_ALIKE):
+        return  # a ratio of times from two machines says nothing about the models
+    of_student = {batch["batch"]: batch for batch in student["batches"]}
+    for batch in teacher["batches"]:
+        other = of_student.get(batch["batch"])
+        if other is None:
+            continue
+        timed = {"setting": _timed(student, batch)}
+        for metric, key in (("latency_ratio", "latency_ms"), ("memory_ratio", "peak_memory_mb")):
+            if batch.get(key) and other.get(key):
+                yield row | timed | {"metric": metric, "value": batch[key] / other[key]}
+
+
+def _pairs(config: Config) -> list[tuple[str, str]]:
+    """Teacher and student models: the paper's, where profiled, then those of the distilled arms."""
+    paper = ("video_focalnet_base", "vfl_net")
+    pairs = [paper] if set(paper) <= set(profiled_models(config)) else []
+    for arm, settings in config.arms.items():
+        if settings.distil_from:
+            pairs.append((model_of(config, settings.distil_from), model_of(config, arm)))
+    return list(dict.fromkeys(pairs))
+
+
+def _input(profile: Profile) -> str:
+    size = profile["img_size"]
+    shape = f"{profile['frames']}x{size}x{size}"
+    return setting(input=shape, classes=profile["num_classes"])
+
+
+def _timed(profile: Profile, batch: dict[str, Any]) -> str:
+    measured = {key: profile.get(key) for key in _MEASURED_ALIKE}
+    measured["machine"] = profile["machine"]["cpu"]
+    return _input(profile) + "; " + setting(batch=batch["batch"], **measured)

@@ -1,0 +1,94 @@
+"""Which files each table and figure is made from. Light to import: the workflow's rules ask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dvfl.config import Config
+from dvfl.plan import (
+    RESULTS,
+    Run,
+    final_runs,
+    index_path,
+    motion_check_path,
+    motion_checked,
+    profile_path,
+    run_settings,
+    split_path,
+    study_directory,
+    trial_runs,
+)
+
+PUBLISHED = Path("config/published.csv")
+TABLES = RESULTS / "tables"
+FIGURES = RESULTS / "figures"
+
+_SCORED = ("scores.json",)  # it comes last, so the rest is there too
+_TABLES_OF_FIGURE = {
+    "accuracy_vs_params": ("accuracy", "efficiency"),
+    "accuracy_vs_gmacs": ("accuracy", "efficiency"),
+    "alpha_temperature": ("ablation",),
+    "labelled_clips": ("ablation",),
+}
+
+
+def table_inputs(table: str, config: Config) -> list[Path]:
+    """Files that `accuracy`, `efficiency`, `ablation` or `claims` is built from."""
+    return list(dict.fromkeys(_table_inputs(table, config)))
+
+
+def figure_inputs(figure: str, config: Config) -> list[Path]:
+    """Files that a figure is drawn from: tables, or what the runs wrote."""
+    if figure in _TABLES_OF_FIGURE:
+        return [TABLES / f"{table}.csv" for table in _TABLES_OF_FIGURE[figure]]
+    file = {"training_curves": "history.csv", "confusion": "scores.json"}[figure]
+    return [run.directory / file for run in final_runs(config)]
+
+
+def profiled_models(config: Config) -> dict[str, list[str]]:
+    """Models whose profile the tables show, each with the arms that train it, if any."""
+    models: dict[str, list[str]] = {model: [] for model in config.profile.paper_models}
+    for arm in config.arms:
+        models.setdefault(model_of(config, arm), []).append(arm)
+    return models
+
+
+def model_of(config: Config, arm: str) -> str:
+    """Name of the model that an arm trains."""
+    run = next(run for run in final_runs(config) if run.arm == arm)
+    return run_settings(config, run).network.model
+
+
+def _table_inputs(table: str, config: Config) -> list[Path]:
+    if table == "accuracy":
+        data = [
+            path
+            for dataset in config.datasets
+            for split in config.dataset_definitions[dataset].splits
+            for path in (index_path(dataset), split_path(dataset, split))
+        ]
+        return data + _run_files(final_runs(config)) + [PUBLISHED]
+    if table == "efficiency":
+        return [profile_path(model) for model in profiled_models(config)] + [PUBLISHED]
+    if table == "ablation":
+        paths: list[Path] = []
+        for dataset in config.datasets if config.ablation.run else []:
+            paths.append(index_path(dataset))
+            for study in config.ablation.run:
+                paths += _run_files(trial_runs(config, dataset, study))
+                if config.ablation.studies[study].evaluate_on == "validation":
+                    paths.append(study_directory(dataset, study) / "choice.json")
+        return paths
+    if table == "claims":
+        return [*_table_inputs("accuracy", config), *_table_inputs("efficiency", config)]
+    if table == "checks":
+        return [
+            path
+            for run in motion_checked(config)
+            for path in (motion_check_path(run), run.directory / "run.json")
+        ]
+    raise ValueError(f"there is no table {table!r}")
+
+
+def _run_files(runs: list[Run]) -> list[Path]:
+    return [run.directory / name for run in runs for name in _SCORED]

@@ -1,0 +1,98 @@
+"""The tidy row that all tables share: one number, what it is, and which runs it comes from.
+
+`setting` is a list of `key=value` parts joined by "; ", written by `setting(...)`:
+
+    views       temporal clips x spatial crops of a test clip
+    alpha, temperature   of the distillation, after a study's choice
+    interval    what ci_low..ci_high covers: `seeds+groups`, `seeds`, `groups` or `none` (95 %)
+    paired      what two compared runs have in common: `seed`
+    test        of p values: `t` over what the interval covers, or `sign flip` over groups
+    teachers    how many teachers the seeds were distilled from: with 1, all seeds share it
+    seed        the row is about this seed's weights alone
+    subset, status       of clips that are counted or tested on
+    study, trial, against, chosen        of ablations
+    shown       how the test clips of a check were changed
+    input, classes, batch, precision, device, threads, machine        of profiles
+
+In `claims` the setting is a sentence that begins with the verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+COLUMNS = (
+    "table",
+    "dataset",
+    "split",
+    "protocol",
+    "model",
+    "arm",
+    "setting",
+    "metric",
+    "unit",
+    "value",
+    "ci_low",
+    "ci_high",
+    "n_seeds",
+    "published",
+    "difference",
+    "run_ids",
+)
+NUMBERS = ("value", "ci_low", "ci_high", "published", "difference")
+TEXTS = tuple(name for name in COLUMNS if name not in (*NUMBERS, "n_seeds"))
+
+# Enough for every quantity here, and few enough that the last bits of a sum do not show.
+_SIGNIFICANT = 6
+
+
+def setting(**parts: Any) -> str:
+    """The parts that are not None, as `key=value; key=value`."""
+    return "; ".join(f"{key}={plain(value)}" for key, value in parts.items() if value is not None)
+
+
+def setting_parts(text: str) -> dict[str, str]:
+    """The inverse of `setting`; values are text and may themselves hold '='."""
+    return dict(part.split("=", 1) for part in text.split("; ") if "=" in part)
+
+
+def plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def table_frame(table: str, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows in the order given, with all `COLUMNS`; what a row does not name is empty.
+
+    `difference` is value - published, where both are there and no row says otherwise.
+    """
+    frame = pd.DataFrame([{"table": table, **row} for row in rows], columns=list(COLUMNS))
+    numbers = list(NUMBERS)
+    frame[numbers] = frame[numbers].astype("float64")
+    frame["difference"] = frame["difference"].fillna(frame["value"] - frame["published"])
+    frame[numbers] = frame[numbers].map(_rounded)
+    frame["n_seeds"] = frame["n_seeds"].astype("Int64")
+    frame[list(TEXTS)] = frame[list(TEXTS)].fillna("").astype(object)
+    return frame
+
+
+def select(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """The rows whose columns have these values."""
+    chosen = frame
+    for column, value in values.items():
+        chosen = chosen[chosen[column] == value]
+    return chosen
+
+
+def _rounded(value: float) -> float:
+    return value if math.isnan(value) else float(f"{value:.{_SIGNIFICANT}g}")
+
+
+def number_text(value: Any) -> str:
+    """A number as the CSV holds it: '' where there is none, whole numbers without a point."""
+    if pd.isna(value):
+        return ""
+    return str(int(value)) if float(value).is_integer() else f"{value:.{_SIGNIFICANT}g}"

@@ -1,0 +1,137 @@
+"""What `make results` says at its end: the numbers, the gain whatever it is, and where to look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dvfl.config import Config
+from dvfl.plan import Run, final_runs, trial_runs
+from dvfl.report.contrasts import main_arms
+from dvfl.report.inputs import FIGURES, TABLES
+from dvfl.report.results import read_record
+from dvfl.report.rows import select, setting_parts
+from dvfl.report.tables import read_table
+from dvfl.train.provenance import code_version
+
+UI_COMMAND = ".venv/bin/dvfl ui"
+_LINES_AT_MOST = 12
+
+
+def summarise(config: Config) -> RenderableType:
+    """The summary of the tables as they were written, against the code as it is now."""
+    tables = {name: read_table(TABLES / f"{name}.csv") for name in ("accuracy", "efficiency")}
+    commit, _ = code_version()
+    return summary(config, tables, commit)
+
+
+def summary(
+    config: Config, tables: Mapping[str, pd.DataFrame], commit: str | None = None
+) -> RenderableType:
+    """A rich renderable. `tables` needs accuracy and efficiency; `commit` is the current one."""
+    parts: list[RenderableType] = []
+    for dataset in config.datasets:
+        for split in config.dataset_definitions[dataset].splits:
+            accuracy = select(tables["accuracy"], dataset=dataset, split=split)
+            parts.append(_table(config, f"{dataset}, {split}", accuracy, tables["efficiency"]))
+            parts.append(Text(gain_sentence(config, accuracy)))
+            parts.append(Text())
+    parts.append(Text(f"Tables: {TABLES}/all.csv (.md, .tex)   Figures: {FIGURES}/"))
+    parts.append(Text(f"Every run, with curves and settings: {UI_COMMAND}"))
+    parts += [Text(line, style="yellow") for line in stale_lines(config, commit)]
+    return Group(*parts)
+
+
+def gain_sentence(config: Config, accuracy: pd.DataFrame) -> str:
+    """The gain of distillation with its interval and test, be it a gain or not."""
+    arms = main_arms(config)
+    contrast = f"{arms[-1]} - {arms[-2]}" if len(arms) > 1 else ""
+    rows = select(accuracy, arm=contrast)
+    found = rows[rows["ci_low"].notna()]
+    if found.empty:
+        return "The config compares no distilled arm with the same network on labels alone."
+    gain = found.iloc[0]
+    p_value = select(rows, metric="p_value", setting=gain["setting"])["value"].iloc[0]
+    parts = setting_parts(gain["setting"])
+    sources = parts["interval"].replace("+", " and ")
+    if gain["ci_low"] > 0:
+        verdict = "distillation gains"
+    elif gain["ci_high"] < 0:
+        verdict = "distillation loses"
+    else:
+        verdict = "no gain is shown, the interval includes 0"
+    seeds = f"{gain['n_seeds']} seed{'s' if gain['n_seeds'] > 1 else ''}"
+    shared = ", one teacher for all" if parts.get("teachers") == "1" and gain["n_seeds"] > 1 else ""
+    return (
+        f"{contrast}: {gain['value']:+.1f} percentage points "
+        f"[{gain['ci_low']:+.1f}, {gain['ci_high']:+.1f}] "
+        f"(95 % interval over {sources}, {seeds}{shared}; paired t test, p = {_p(p_value)}): "
+        f"{verdict}."
+    )
+
+
+def stale_lines(config: Config, commit: str | None) -> Iterator[str]:
+    """Runs in the tables that another commit made, or code that was not committed."""
+    others: list[Run] = []
+    dirty: list[Run] = []
+    for run in reported_runs(config):
+        record = read_record(run)
+        if record.get("dirty"):
+            dirty.append(run)
+        elif commit is not None and record.get("commit") != commit:
+            others.append(run)
+    for runs, what in ((others, f"another commit than {commit}"), (dirty, "uncommitted code")):
+        if runs:
+            yield f"{len(runs)} run(s) in the tables were made by {what}:"
+            yield from _folded(runs)
+
+
+def reported_runs(config: Config) -> list[Run]:
+    """The runs behind the tables, each once."""
+    trials = [
+        run
+        for dataset in config.datasets
+        for study in config.ablation.run
+        for run in trial_runs(config, dataset, study)
+    ]
+    return list(dict.fromkeys([*final_runs(config), *trials]))
+
+
+def _table(config: Config, title: str, accuracy: pd.DataFrame, efficiency: pd.DataFrame) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in ("arm", "model"):
+        table.add_column(name, overflow="fold")
+    for name in ("top-1 (%)", "parameters (M)", "GMACs", "latency (ms)"):
+        table.add_column(name, justify="right")
+    for arm in config.arms:
+        row = select(accuracy, arm=arm, metric="top1").iloc[0]
+        own = select(efficiency, model=row["model"])
+        shown = [_first(own, metric) for metric in ("params", "gmacs", "latency_ms")]
+        top1 = f"{row['value']:.1f} [{row['ci_low']:.1f}, {row['ci_high']:.1f}]"
+        table.add_row(arm, row["model"], top1, *shown)
+    return table
+
+
+def _first(rows: pd.DataFrame, metric: str) -> str:
+    values = select(rows, metric=metric)["value"]
+    return "–" if values.empty else f"{values.iloc[0]:.3g}"
+
+
+def _p(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _folded(runs: list[Run]) -> Iterator[str]:
+    """One line for the seeds of an arm."""
+    seeds: dict[str, list[str]] = {}
+    for run in runs:
+        seeds.setdefault(run.directory.parent.as_posix(), []).append(str(run.seed))
+    lines = [f"  {folder}/seed{','.join(numbers)}" for folder, numbers in seeds.items()]
+    yield from lines[:_LINES_AT_MOST]
+    if len(lines) > _LINES_AT_MOST:
+        more = len(lines) - _LINES_AT_MOST
+        yield f"  and those of {more} more folders; each run.json names its commit"

@@ -1,0 +1,73 @@
+"""The tables by name, and their files: full and tidy as CSV, readable as Markdown and LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from dvfl.config import Config
+from dvfl.files import atomic
+from dvfl.report.ablation import build_ablation
+from dvfl.report.accuracy import build_accuracy
+from dvfl.report.checks import build_checks
+from dvfl.report.claims import build_claims
+from dvfl.report.efficiency import build_efficiency
+from dvfl.report.inputs import TABLES as FOLDER
+from dvfl.report.layout import as_latex, as_markdown
+from dvfl.report.results import ReportError, require
+from dvfl.report.rows import COLUMNS, NUMBERS, number_text
+
+TABLES: dict[str, Callable[[Config], pd.DataFrame]] = {
+    "accuracy": build_accuracy,
+    "efficiency": build_efficiency,
+    "ablation": build_ablation,
+    "checks": build_checks,
+    "claims": build_claims,
+}
+
+
+def write_tables(config: Config, folder: str | Path = FOLDER) -> None:
+    """Write every table of the config, and their union `all`."""
+    paths = [Path(folder) / name for name in TABLES]
+    for path in paths:
+        write_table(TABLES[path.name](config), path)
+    write_all([f"{path}.csv" for path in paths], Path(folder) / "all")
+
+
+def write_table(frame: pd.DataFrame, path: str | Path) -> None:
+    """Write `path`.csv, .md and .tex; the same frame gives the same bytes."""
+    text = frame.astype(object)
+    for column in (*NUMBERS, "n_seeds"):
+        text[column] = frame[column].map(number_text)
+    contents = {
+        "csv": text.to_csv(index=False, lineterminator="\n"),
+        "md": as_markdown(frame),
+        "tex": as_latex(frame),
+    }
+    for ending, content in contents.items():
+        with atomic(Path(f"{path}.{ending}")) as partial:
+            partial.write_text(content, encoding="utf-8", newline="\n")
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """A table from its CSV, as the builders return it; ReportError where columns are others."""
+    path = require(Path(path))
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if tuple(frame.columns) != COLUMNS:
+        raise ReportError(f"{path} has other columns than a table: {', '.join(frame.columns)}")
+    for column in NUMBERS:
+        frame[column] = pd.to_numeric(frame[column].replace("", None)).astype("float64")
+    frame["n_seeds"] = pd.to_numeric(frame["n_seeds"].replace("", None)).astype("Int64")
+    return frame
+
+
+def write_all(paths: Iterable[str | Path], output: str | Path = FOLDER / "all") -> pd.DataFrame:
+    """Write the union of the tables at `paths` (CSV files), in their order, and return it."""
+    frames = [read_table(path) for path in paths]
+    if not frames:
+        raise ReportError("there is no table to join")
+    union = pd.concat(frames, ignore_index=True)
+    write_table(union, output)
+    return union

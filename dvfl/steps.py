@@ -1,0 +1,141 @@
+"""What each step of the pipeline reads, and which config values it uses: a step is done anew when those change."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from dvfl import plan
+from dvfl.config import Config, DatasetDefinition, digest
+from dvfl.data.errors import DataError
+from dvfl.plan import Run
+
+
+def check_data(config: Config) -> None:
+    """Roots of folder data sets, looked at before any work starts. Raises DataError."""
+    for name in config.folder_datasets:
+        root = config.dataset_definitions[name].root
+        if not root.is_dir():
+            raise DataError(
+                f"dataset_definitions.{name}.root: {root} does not exist or is no folder; "
+                f"give the folder that holds <class>/<clip>"
+            )
+        if not any(entry.is_dir() and any(entry.iterdir()) for entry in root.iterdir()):
+            raise DataError(
+                f"dataset_definitions.{name}.root: {root} holds no clips; it must hold one folder per class"
+            )
+
+
+def fetched(config: Config, dataset: str) -> list[str]:
+    """What says that the clips are there; nothing for a folder of the user's own."""
+    definition = config.dataset_definitions[dataset]
+    return [] if definition.kind == "folder" else [f"results/data/{dataset}/fetched.json"]
+
+
+def definition_of_clips(config: Config, dataset: str) -> str:
+    """Digest of what decides which clips there are and what the index says of them."""
+    keys = {"kind", "root", "group", "min_frames", "motions"}
+    return digest(config.dataset_definitions[dataset].model_dump(mode="json", include=keys))
+
+
+def definition_of_split(config: Config, dataset: str) -> str:
+    """Digest of what decides a split."""
+    keys = {"kind", "test_fraction", "validation_fraction", "split_seed"}
+    return digest(config.dataset_definitions[dataset].model_dump(mode="json", include=keys))
+
+
+def listing(definition: DatasetDefinition) -> str:
+    """Digest of the names, sizes and dates of a folder's files: tells that a clip came, went or changed."""
+    if definition.kind != "folder":
+        return ""
+    seen = hashlib.sha256()
+    for folder, folders, files in os.walk(definition.root):
+        folders.sort()
+        for name in sorted(files):
+            status = os.stat(os.path.join(folder, name), follow_symlinks=True)
+            seen.update(f"{folder}/{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return seen.hexdigest()[:16]
+
+
+def training(config: Config, run: Run) -> dict[str, Any]:
+    """Files that a training reads, by name."""
+    files: dict[str, Any] = {
+        "index": plan.index_path(run.dataset),
+        "split": plan.split_path(run.dataset, run.split),
+    }
+    teacher, choice = plan.teacher_of(config, run), plan.choice_of(config, run)
+    weights = plan.run_settings(config, run).network.weights
+    if teacher is not None:
+        files["teacher"] = teacher.directory / "weights.safetensors"
+    if choice is not None:
+        files["choice"] = choice
+    if weights is not None:
+        files["weights"] = weights
+    return files
+
+
+def scores(config: Config, dataset: str, study: str) -> list[Path]:
+    """Scores of all trials of a study."""
+    return [run.directory / "scores.json" for run in plan.trial_runs(config, dataset, study)]
+
+
+def profiled_runs(config: Config) -> dict[str, Run]:
+    """Models of the run's own, profiled at its own size: the first final run of each."""
+    own: dict[str, Run] = {}
+    for run in plan.final_runs(config):
+        model = plan.run_settings(config, run).network.model
+        if model not in config.profile.paper_models:
+            own.setdefault(model, run)
+    return own
+
+
+def profile_inputs(config: Config, model: str) -> list[Path]:
+    """The index says how many classes a model of the run's own has; a paper size needs nothing."""
+    run = profiled_runs(config).get(model)
+    return [] if run is None else [plan.index_path(run.dataset)]
+
+
+def profile_settings(config: Config, model: str) -> str:
+    """Digest of what decides a model's profile."""
+    run = profiled_runs(config).get(model)
+    if run is None:
+        keys = {"num_classes", "frames", "img_size", "batch_sizes", "repeats", "precision"}
+        return digest(config.profile.model_dump(include=keys))
+    settings = plan.run_settings(config, run)
+    keys = {"batch_sizes", "repeats_small", "precision"}
+    size = settings.input.model_dump(include={"frames", "img_size"})
+    return digest([settings.network.model_overrides, size, config.profile.model_dump(include=keys)])
+
+
+TABLES = ("accuracy", "efficiency", "ablation", "checks", "claims")
+FIGURES = (
+    "accuracy_vs_params",
+    "accuracy_vs_gmacs",
+    "training_curves",
+    "confusion",
+    "alpha_temperature",
+    "labelled_clips",
+)
+
+
+def table_inputs(config: Config) -> list[Path]:
+    """Files that the tables are made from."""
+    from dvfl.report import inputs
+
+    return list(dict.fromkeys(path for table in TABLES for path in inputs.table_inputs(table, config)))
+
+
+def figure_inputs(config: Config) -> list[Path]:
+    """Files that the figures are drawn from, beside the tables."""
+    from dvfl.report import inputs
+
+    paths = (path for figure in FIGURES for path in inputs.figure_inputs(figure, config))
+    return list(dict.fromkeys(path for path in paths if path.parent != inputs.TABLES))
+
+
+def report_settings(config: Config) -> str:
+    """Digest of what decides which rows and panels there are."""
+    keys = {"datasets", "protocol", "seeds", "arms", "ablation", "evaluate", "distill"}
+    return digest(config.model_dump(mode="json", include=keys))

@@ -1,0 +1,140 @@
+"""From the outbox to MLflow: in order, as often as it takes, with nothing written twice.
+
+`delivered.json` in the outbox's folder notes for each store MLflow's run id, how far the outbox
+has been delivered, and which records the store refused for good. It is written after the
+delivery; a kill in between means that the last records are sent again, which changes nothing:
+MLflow keys a metric by run, key, step, time and value, params and tags by their keys, artifacts
+by their paths.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from dvfl.config import TrackingConfig
+from dvfl.files import read_json, write_json
+from dvfl.track.outbox import Outbox, from_json
+from dvfl.track.redaction import redact
+from dvfl.track.store import (
+    PARENT_TAG,
+    connect,
+    describe,
+    ensure_study_run,
+    experiment_id,
+    find_or_create_run,
+    store_key,
+    warn,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+FILE = "delivered.json"
+
+
+def run_id(directory: Path, tracking: TrackingConfig) -> str | None:
+    """MLflow's id of the run whose outbox this is; None as long as MLflow has not been reached."""
+    return _load(directory, tracking)["run_id"]
+
+
+def pending(outbox: Outbox, tracking: TrackingConfig) -> bool:
+    """Whether something has not been delivered to this store."""
+    return _load(outbox.directory, tracking)["offset"] < outbox.size()
+
+
+def deliver(outbox: Outbox, tracking: TrackingConfig, wait_seconds: float = 0) -> None:
+    """Sends what is pending.
+
+    Raises filelock.Timeout where another process still delivers the same outbox after
+    `wait_seconds`, and whatever MLflow raises when the store cannot be reached; what was delivered
+    until then stays delivered.
+    """
+    with FileLock(outbox.directory / "delivery.lock", timeout=wait_seconds):
+        if not pending(outbox, tracking):
+            return
+        state = _load(outbox.directory, tracking)
+        client = connect(tracking)
+        if state["run_id"] is None or not _is_there(client, state["run_id"]):
+            state |= {"run_id": _begin(client, outbox, tracking), "offset": 0, "refused": []}
+            _save(outbox.directory, tracking, state)
+        try:
+            for record, end in outbox.read(state["offset"]):
+                try:
+                    _send(client, state["run_id"], record, outbox.directory)
+                except Exception as error:
+                    if not _is_refusal(error):
+                        raise
+                    state["refused"].append([end, describe(error)])
+                    warn(f"refuses a record of {outbox.directory}: {describe(error)}", tracking)
+                state["offset"] = end
+        finally:
+            _save(outbox.directory, tracking, state)
+
+
+def _begin(client: MlflowClient, outbox: Outbox, tracking: TrackingConfig) -> str:
+    opening = outbox.opening
+    experiment = experiment_id(client, tracking, opening["experiment"])
+    tags = dict(opening["tags"])
+    if opening["study"]:
+        tags[PARENT_TAG] = ensure_study_run(client, tracking, experiment, opening["study"])
+    return find_or_create_run(
+        client,
+        tracking,
+        experiment,
+        opening["id"],
+        opening["name"],
+        tags=tags,
+        start_ms=opening["time"],
+    )
+
+
+def _send(client: MlflowClient, run: str, record: dict[str, Any], directory: Path) -> None:
+    if record["kind"] == "batch":
+        from mlflow.entities import Metric, Param, RunTag
+
+        client.log_batch(
+            run,
+            metrics=[Metric(key, from_json(value), time, step) for key, value, step, time in record.get("metrics", [])],
+            params=[Param(*item) for item in record.get("params", {}).items()],
+            tags=[RunTag(*item) for item in record.get("tags", {}).items()],
+            synchronous=True,
+        )
+    elif record["kind"] == "artifact":
+        client.log_artifact(run, str(directory / record["path"]), record["folder"] or None)
+    elif record["kind"] == "status" and record["status"] == "RUNNING":
+        client.update_run(run, status="RUNNING")
+    elif record["kind"] == "status":
+        client.set_terminated(run, record["status"], end_time=record["time"])
+
+
+def _is_there(client: MlflowClient, run: str) -> bool:
+    """False where the store was replaced or the run deleted: then it is written anew."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run).info.lifecycle_stage == "active"
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the store answered that it will never take this record."""
+    return getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
+
+
+def _load(directory: Path, tracking: TrackingConfig) -> dict[str, Any]:
+    path = directory / FILE
+    states = read_json(path) if path.exists() else {}
+    fresh = {"uri": redact(tracking.uri), "run_id": None, "offset": 0, "refused": []}
+    return states.get(store_key(tracking.uri), fresh)
+
+
+def _save(directory: Path, tracking: TrackingConfig, state: dict[str, Any]) -> None:
+    path = directory / FILE
+    states = read_json(path) if path.exists() else {}
+    write_json(path, states | {store_key(tracking.uri): state})

@@ -1,0 +1,177 @@
+"""Reaching MLflow: a quiet client, and experiments and runs that are created once.
+
+MLflow is imported when a store is first reached, since that takes more than a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from dvfl.config import TrackingConfig
+from dvfl.plan import RESULTS
+from dvfl.track.redaction import redact
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+ID_TAG = "dvfl.id"  # finds a run again whose MLflow id was not written down before a kill
+PARENT_TAG = "mlflow.parentRunId"
+
+# Read by MLflow when it is imported or when it makes a request. Whoever sets one decides.
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_AGENT_HINT": "true",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # it logs whole tracebacks of errors that it raises, too
+    "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # Training must not wait: one short attempt, and the outbox tries again later. A retry inside
+    # MLflow could also create the same run twice.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "PGCONNECT_TIMEOUT": "5",
+}
+
+
+_clients: dict[str, MlflowClient] = {}
+
+
+def connect(tracking: TrackingConfig) -> MlflowClient:
+    """A client of the store; a local one is created where it does not exist.
+
+    Raises whatever MLflow raises when the store cannot be reached.
+    """
+    if tracking.uri not in _clients:
+        with store_lock(tracking):  # processes that open a new SQLite store together break it
+            _clients[tracking.uri] = _client(tracking.uri)
+    return _clients[tracking.uri]
+
+
+def _client(uri: str) -> MlflowClient:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    if is_database(uri):
+        from mlflow.store.db import utils
+
+        utils.MAX_RETRY_COUNT = 1  # it would wait 100 s for a database that is down
+    return MlflowClient(tracking_uri=uri)
+
+
+def is_database(uri: str) -> bool:
+    """Whether MLflow opens the store itself instead of asking a server."""
+    return uri.split(":", 1)[0].split("+")[0] in ("sqlite", "postgresql", "mysql", "mssql")
+
+
+def store_key(uri: str) -> str:
+    """A short name of a store that does not give its credentials away."""
+    return hashlib.sha256(redact(uri).encode()).hexdigest()[:12]
+
+
+@contextmanager
+def store_lock(tracking: TrackingConfig) -> Iterator[None]:
+    """One process at a time, of all that use this store from this project.
+
+    Raises filelock.Timeout after a minute; a migration takes a few seconds.
+    """
+    path = RESULTS / "tracking" / f"store-{store_key(tracking.uri)}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path, timeout=60):
+        yield
+
+
+def experiment_id(client: MlflowClient, tracking: TrackingConfig, name: str) -> str:
+    """The id of an experiment, which is created, or taken out of the bin, where needed."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        with store_lock(tracking):
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                # A server knows itself where its artifacts go.
+                place = Path(tracking.artifacts).absolute().as_uri()
+                local = f"{place}/{name}" if is_database(tracking.uri) else None
+                return client.create_experiment(name, artifact_location=local)
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return found.experiment_id
+
+
+def find_or_create_run(
+    client: MlflowClient,
+    tracking: TrackingConfig,
+    experiment: str,
+    unique_id: str,
+    name: str,
+    *,
+    tags: Mapping[str, str] | None = None,
+    start_ms: int | None = None,
+) -> str:
+    """MLflow's id of the run with our id, which is created where there is none.
+
+    experiment: MLflow's id of the experiment.
+    """
+    ours = f"tags.`{ID_TAG}` = '{unique_id}'"
+    with store_lock(tracking):
+        found = client.search_runs([experiment], ours, max_results=1, order_by=["start_time"])
+        if found:
+            return found[0].info.run_id
+        tags = {**(tags or {}), ID_TAG: unique_id}
+        run = client.create_run(experiment, start_time=start_ms, tags=tags, run_name=name)
+        return run.info.run_id
+
+
+def ensure_study_run(client: MlflowClient, tracking: TrackingConfig, experiment: str, study: str) -> str:
+    """MLflow's id of a study's parent run, created once. experiment: MLflow's id of it."""
+    return find_or_create_run(client, tracking, experiment, study_id(study), study, tags={"study": study})
+
+
+def study_id(study: str) -> str:
+    """Our id of a study's parent run; there is one in an experiment."""
+    return f"study:{study}"
+
+
+def prepare(tracking: TrackingConfig, studies: Mapping[str, Iterable[str]]) -> dict[str, Any]:
+    """Creates the store, the experiments and the studies' parent runs before parallel use.
+
+    studies: names of studies by data set; a data set without studies has none. May be repeated.
+    Where the store cannot be reached, says so, and leaves the work to the first delivery.
+
+    Returns what `results/tracking/ready.json` holds: uri (without credentials), reachable, and
+    MLflow's ids by name.
+    """
+    ready: dict[str, Any] = {"uri": redact(tracking.uri), "reachable": True, "experiments": {}}
+    try:
+        client = connect(tracking)
+        for dataset, names in studies.items():
+            experiment = experiment_id(client, tracking, experiment_name(dataset))
+            runs = {name: ensure_study_run(client, tracking, experiment, name) for name in names}
+            ready["experiments"][experiment_name(dataset)] = {"id": experiment, "studies": runs}
+    except Exception as error:  # whatever is wrong with MLflow must not stop the work
+        ready["reachable"] = False
+        warn(f"{describe(error)}; runs are kept and delivered when MLflow is back", tracking)
+    return ready
+
+
+def experiment_name(dataset: str) -> str:
+    return f"dvfl/{dataset}"
+
+
+def describe(error: Exception) -> str:
+    """One line about an error, without credentials."""
+    text = " ".join(redact(str(error)).split())
+    return f"{type(error).__name__}: {text[:200]}{'…' if len(text) > 200 else ''}"
+
+
+def warn(message: str, tracking: TrackingConfig) -> None:
+    print(f"dvfl: tracking at {redact(tracking.uri)}: {message}", file=sys.stderr, flush=True)

@@ -1,0 +1,218 @@
+"""What a job uses: record what is measured, and let MLflow have it when it can."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from filelock import Timeout
+
+from dvfl.config import TrackingConfig
+from dvfl.plan import RESULTS, Run, study_directory
+from dvfl.track import delivery
+from dvfl.track.outbox import FILE, Outbox, find_outboxes, now_ms
+from dvfl.track.store import describe, experiment_name, study_id, warn
+
+OUTBOXES = RESULTS / "tracking"
+# A delivery that took t seconds is followed by at least 19 t without one, so that however slow
+# MLflow is, and however often it fails, training gives it no more than a twentieth of its time.
+SHARE = 1 / 20
+WAIT_AT_THE_END = 10.0  # seconds for another process that is delivering the same outbox
+
+
+def outbox_directory(run_directory: Path, key: str = "") -> Path:
+    """Where the outboxes of a run lie: a place of their own, since Snakemake removes outputs.
+
+    key: of the settings and inputs that the run was made with.
+    """
+    return OUTBOXES / run_directory.relative_to(RESULTS) / key
+
+
+class Tracker:
+    """Records one run in its outbox and delivers it to MLflow as it goes.
+
+    No trouble with MLflow gets out of here: it is told once, on one line, and what was not
+    delivered is sent at the next call, at the end, or by `deliver_pending`.
+
+    with Tracker.open(config.tracking, run, outbox_directory(run.directory, key)) as tracker:
+        tracker.params({"train.epochs": 25})
+        tracker.metrics({"loss": 0.5}, step=1)
+    """
+
+    def __init__(self, tracking: TrackingConfig, outbox: Outbox):
+        self.tracking = tracking
+        self.outbox = outbox
+        self._not_before = 0.0  # on the monotonic clock
+        self._troubled = False
+
+    @classmethod
+    def open(
+        cls,
+        tracking: TrackingConfig,
+        run: Run,
+        directory: Path,
+        *,
+        name: str = "",
+        tags: Mapping[str, Any] | None = None,
+        reopen: bool = False,
+    ) -> Tracker:
+        """The tracker of a run.
+
+        A job that was killed or failed goes on with its MLflow run. One that had finished gets a
+        new MLflow run when it is done again, unless `reopen`: then it adds to the one before, as
+        an evaluation does to its training.
+
+        directory: holds the run's outboxes. name: in MLflow, the run's own unless given.
+        """
+        return cls.open_named(
+            tracking,
+            directory,
+            experiment=experiment_name(run.dataset),
+            name=name or run.name,
+            study=run.study,
+            tags=tags,
+            reopen=reopen,
+        )
+
+    @classmethod
+    def open_study(
+        cls,
+        tracking: TrackingConfig,
+        dataset: str,
+        study: str,
+        *,
+        tags: Mapping[str, Any] | None = None,
+    ) -> Tracker:
+        """The tracker of a study's parent run, for what was found from all its trials."""
+        return cls.open_named(
+            tracking,
+            outbox_directory(study_directory(dataset, study)),
+            experiment=experiment_name(dataset),
+            name=study,
+            tags={"study": study, **(tags or {})},
+            unique_id=study_id(study),
+            reopen=True,
+        )
+
+    @classmethod
+    def open_named(
+        cls,
+        tracking: TrackingConfig,
+        directory: Path,
+        *,
+        experiment: str,
+        name: str,
+        study: str = "",
+        tags: Mapping[str, Any] | None = None,
+        unique_id: str = "",
+        reopen: bool = False,
+    ) -> Tracker:
+        """The tracker of work that is no run of the plan, such as a profile; see `open`."""
+        outboxes = [Outbox(path.parent) for path in directory.glob(f"*/{FILE}")]
+        outboxes = [outbox for outbox in outboxes if outbox.opening]
+        outbox = max(outboxes, key=lambda outbox: outbox.opening["time"], default=None)
+        if outbox is not None and (reopen or not outbox.finished):
+            outbox.set_status("RUNNING")
+            outbox.add_tags(tags or {})
+        else:
+            outbox = Outbox.create(
+                directory / str(len(outboxes)),
+                experiment=experiment,
+                name=name,
+                study=study,
+                tags=tags,
+                unique_id=unique_id,
+            )
+        tracker = cls(tracking, outbox)
+        tracker.flush()
+        return tracker
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        stopped = kind is not None and not issubclass(kind, Exception)  # as by Ctrl-C
+        self.close("KILLED" if stopped else "FAILED" if kind else "FINISHED")
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id of the run; None as long as MLflow has not been reached."""
+        self.flush()
+        return delivery.run_id(self.outbox.directory, self.tracking)
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Settings, by dotted keys. The first value of a key stands; a later one becomes a tag."""
+        self.outbox.add_params(values)
+        self.flush()
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """What the run belongs to or was made from. The last value of a key stands."""
+        self.outbox.add_tags(values)
+        self.flush()
+
+    def metrics(self, values: Mapping[str, float | None], step: int = 0, time_ms: int | None = None) -> None:
+        """What was measured at a step (an epoch). The first value of a key and step stands.
+
+        time_ms: milliseconds since 1970; now unless given. None values are left out.
+        """
+        self.outbox.add_metrics(values, step, now_ms() if time_ms is None else time_ms)
+        self.flush()
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """A file, as it is now. folder: its place among the run's artifacts."""
+        self.outbox.add_artifact(path, folder)
+        self.flush()
+
+    def flush(self) -> None:
+        """Delivers what is pending, unless the last delivery was slow or failed just now."""
+        if time.monotonic() >= self._not_before:
+            self._deliver()
+
+    def close(self, status: str = "FINISHED") -> None:
+        """Records how the run ended and delivers what is pending."""
+        self.outbox.set_status(status)
+        self._deliver(wait_seconds=WAIT_AT_THE_END)
+
+    def _deliver(self, wait_seconds: float = 0) -> None:
+        begin = time.monotonic()
+        try:
+            delivery.deliver(self.outbox, self.tracking, wait_seconds)
+        except Timeout:
+            pass  # another process delivers this outbox now
+        except Exception as error:  # whatever is wrong with MLflow must not stop the work
+            if not self._troubled:
+                kept = f"the run goes on, kept in {self.outbox.directory} until MLflow is back"
+                warn(f"{describe(error)}; {kept}", self.tracking)
+            self._troubled = True
+        spent = time.monotonic() - begin
+        self._not_before = time.monotonic() + spent * (1 / SHARE - 1)
+
+
+def deliver_pending(tracking: TrackingConfig, root: Path | None = None) -> int:
+    """Delivers what is pending in all outboxes under `root` (results/tracking).
+
+    Runs that are being made meanwhile are left to themselves where they are delivering. Stops at
+    the first outbox that cannot be delivered, with one line that says so.
+
+    Returns the number of outboxes with something still pending.
+    """
+    outboxes = [Outbox(path) for path in find_outboxes(root or OUTBOXES)]
+    waiting = [box for box in outboxes if box.opening and delivery.pending(box, tracking)]
+    for outbox in waiting:
+        try:
+            delivery.deliver(outbox, tracking)
+        except Timeout:
+            continue
+        except Exception as error:  # the outbox keeps it; whoever called has other work to do
+            kept = sum(delivery.pending(box, tracking) for box in waiting)
+            warn(f"{describe(error)}; {kept} runs wait to be delivered", tracking)
+            break
+    return sum(delivery.pending(box, tracking) for box in waiting)

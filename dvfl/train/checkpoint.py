@@ -1,0 +1,38 @@
+"""What a killed training needs to go on as if nothing had happened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dvfl.files import atomic
+
+
+class Checkpoint:
+    """State after a finished epoch, written atomically: a kill leaves the old one or the new one, never half of one.
+
+    Random draws need no state of their own, since each is a function of its address (dvfl.randomness).
+    """
+
+    def __init__(self, directory: Path):
+        self.path = directory / "checkpoint.pt"
+
+    def save(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, history: list[dict[str, Any]]) -> None:
+        """Raises OutputError where it cannot be written; the one of the epoch before then still stands."""
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+        with atomic(self.path) as partial:
+            torch.save(state, partial)
+
+    def load(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+        """Brings model and optimiser to the saved state; returns the history so far, empty at a fresh start."""
+        if not self.path.exists():
+            return []
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        return state["history"]
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,273 @@
+"""One run from its settings to its files: what `dvfl train` does."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from dvfl import plan
+from dvfl.config import Config, ConfigError, digest, flatten
+from dvfl.data.clips import ClipDataset, iterate_training
+from dvfl.data.index import clips_root, read_index
+from dvfl.data.splits import few_clips, read_split
+from dvfl.data.transforms import normalise
+from dvfl.distill.targets import CachedTargets, OnlineTargets, check_teacher
+from dvfl.distill.task import DistillationTask, SupervisedTask, frozen
+from dvfl.evaluate.predict import predict_dataset
+from dvfl.files import atomic, read_json, sha256, write_json
+from dvfl.models.weights import NetworkDescription, WeightsError, load_into, load_network, save_weights
+from dvfl.plan import Run, RunSettings
+from dvfl.progress import Progress
+from dvfl.randomness import torch_seeded
+from dvfl.track import Tracker, outbox_directory
+from dvfl.train.checkpoint import Checkpoint
+from dvfl.train.lease import lease
+from dvfl.train.loop import Recipe, fit, resolve
+from dvfl.train.provenance import code_version, package_versions, peak_memory_mb
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The clips of a run."""
+
+    index: pd.DataFrame
+    split: pd.DataFrame
+    root: Path
+    classes: list[str]
+
+
+def load_run_data(config: Config, run: Run) -> RunData:
+    index = read_index(plan.index_path(run.dataset))
+    split = read_split(plan.split_path(run.dataset, run.split))
+    classes = index.drop_duplicates("label").sort_values("label")["class_name"].tolist()
+    return RunData(index, split, clips_root(config.dataset_definitions[run.dataset]), classes)
+
+
+def train_run(config: Config, run: Run) -> None:
+    """Trains the run and writes its weights.safetensors, history.csv and run.json.
+
+    Killed at any moment and started again, it goes on after its last finished epoch and ends with the same bytes.
+    """
+    settings, chosen = with_choice(config, run)
+    inputs = input_hashes(config, run)
+    key = digest([settings.digest, inputs])
+    checkpoint = Checkpoint(plan.resume_directory(run, key))
+    rule = "trial" if run.study else "distil" if settings.distill else "train"
+    with lease(checkpoint.path.parents[1]), open_tracker(config, run, key, rule) as tracker:
+        _train(config, run, settings, chosen, inputs, checkpoint, tracker)
+        checkpoint.remove()
+
+
+def open_tracker(config: Config, run: Run, key: str, rule: str, reopen: bool = False) -> Tracker:
+    """The run's tracker; `key` is of its settings and inputs, `rule` the work that is done."""
+    commit, dirty = code_version()
+    tags = {"rule": rule, "commit": commit, "dirty": dirty, "config_hash": key}
+    return Tracker.open(config.tracking, run, outbox_directory(run.directory, key), tags=tags, reopen=reopen)
+
+
+def with_choice(config: Config, run: Run) -> tuple[RunSettings, dict[str, Any] | None]:
+    """The run's settings, with the values of its choice file where it has one, and those values."""
+    choice = plan.choice_of(config, run)
+    if choice is None:
+        return plan.run_settings(config, run), None
+    if not choice.exists():
+        raise ConfigError(f"{choice}: not there yet; run `snakemake {choice}` first, or set distill.chosen_by to null")
+    own = plan.study_trials(config.ablation.studies[run.study])[run.trial] if run.study else {}
+    values = {key: value for key, value in read_json(choice)["values"].items() if key not in own}
+    return plan.run_settings(config, run, values), values
+
+
+def input_hashes(config: Config, run: Run) -> dict[str, str | None]:
+    """sha256 of the files that the run reads."""
+    teacher = plan.teacher_of(config, run)
+    weights = plan.run_settings(config, run).network.weights
+    return {
+        "index": sha256(plan.index_path(run.dataset)),
+        "split": sha256(plan.split_path(run.dataset, run.split)),
+        "teacher_weights": sha256(teacher.directory / "weights.safetensors") if teacher else None,
+        "weights": sha256(weights) if weights else None,
+    }
+
+
+def labelled_clips(data: RunData, settings: RunSettings) -> list[str] | None:
+    """The few labelled clips that the run trains on; None where it trains on all of its subsets."""
+    few = settings.network.clips_per_class
+    return None if few is None else few_clips(data.index, data.split, few, settings.split_seed, settings.subsets)
+
+
+def clip_dataset(
+    data: RunData, settings: RunSettings, subsets: list[str], clip_ids: list[str] | None = None
+) -> ClipDataset:
+    """Clips of some subsets, shown as the run's settings say."""
+    return ClipDataset(
+        data.index, data.split, data.root, subsets, settings.input, settings.allow_flip, settings.seed, clip_ids
+    )
+
+
+def _train(
+    config: Config,
+    run: Run,
+    settings: RunSettings,
+    chosen: dict[str, Any] | None,
+    inputs: dict[str, str | None],
+    checkpoint: Checkpoint,
+    tracker: Tracker,
+) -> None:
+    begin = time.perf_counter()
+    torch.set_num_threads(settings.train.threads)
+    data = load_run_data(config, run)
+    recipe = resolve(settings.train, run.seed, len(data.classes))
+    dataset = clip_dataset(data, settings, settings.subsets, labelled_clips(data, settings))
+    description = NetworkDescription(
+        settings.network.model,
+        data.classes,
+        settings.input.frames,
+        settings.input.img_size,
+        settings.network.model_overrides,
+    )
+    with torch_seeded(run.seed, "init"):
+        model = description.build()
+    tracker.params(flatten(settings.model_dump(mode="json")))
+    tracker.tags({f"sha256.{name}": value for name, value in inputs.items() if value})
+    teacher_top1: float | None = None
+    if settings.network.weights:
+        load_into(model, settings.network.weights)
+        history: list[dict[str, Any]] = []
+    else:
+        model.to(recipe.device)
+        task: SupervisedTask | DistillationTask = SupervisedTask(model)
+        teacher = plan.teacher_of(config, run)
+        if teacher is not None and settings.distill is not None:
+            task, teacher_top1 = _distillation(model, teacher, dataset, settings, recipe)
+            tracker.metrics({"teacher_top1_on_training_clips": teacher_top1}, step=0)
+        history = _fit(config, run, settings, data, task, dataset, recipe, checkpoint, tracker)
+    directory = run.directory
+    save_weights(directory / "weights.safetensors", model, description)
+    _write_history(directory / "history.csv", history)
+    commit, dirty = code_version()
+    write_json(
+        directory / "run.json",
+        {
+            "name": run.name,
+            "directory": str(run),
+            **{key: getattr(run, key) for key in ("dataset", "split", "protocol", "arm", "seed", "stage")},
+            **{key: getattr(run, key) for key in ("study", "trial")},
+            "model": settings.network.model,
+            "params": sum(parameter.numel() for parameter in model.parameters()),
+            "mlflow_run_id": tracker.run_id,
+            "commit": commit,
+            "dirty": dirty,
+            "settings": settings.model_dump(mode="json"),
+            "settings_digest": settings.digest,
+            "key": digest([settings.digest, inputs]),
+            "inputs": inputs,
+            "chosen": chosen,
+            "versions": package_versions(),
+            "device": str(recipe.device),
+            "threads": settings.train.threads,
+            "precision": str(recipe.precision).removeprefix("torch."),
+            "seconds": round(time.perf_counter() - begin, 2),
+            "training_seconds": round(sum(row["seconds"] for row in history), 2),
+            "cpu_seconds": round(time.process_time(), 2),
+            "peak_memory_mb": round(peak_memory_mb(), 1),
+            "train_clips": len(dataset),
+            "train_groups": len(set(dataset.groups)),
+            "teacher_top1_on_training_clips": teacher_top1,
+        },
+    )
+    for name in ("run.json", "history.csv"):
+        tracker.artifact(directory / name)
+
+
+def _distillation(
+    student: nn.Module, teacher: Run, dataset: ClipDataset, settings: RunSettings, recipe: Recipe
+) -> tuple[DistillationTask, float]:
+    """The distillation task, and the teacher's accuracy on the training clips, which must be above chance."""
+    weights = teacher.directory / "weights.safetensors"
+    network, description = load_network(weights)
+    if description.classes != dataset.classes:
+        raise WeightsError(f"{weights}: the teacher knows other classes than {settings.dataset} has")
+    network = frozen(network.to(recipe.device))
+    assert settings.distill is not None
+    labels = torch.as_tensor(dataset.labels)
+
+    def inputs_of(view: int):
+        order = list(range(len(dataset)))
+        for _, views, _ in iterate_training(
+            dataset, order, view, recipe.train.batch_size, drop_last=False, workers=recipe.train.workers
+        ):
+            yield normalise(views)
+
+    mixing = recipe.train.mixup or recipe.train.cutmix
+    if settings.distill.targets == "cached" and settings.input.views and not mixing:
+        with Progress("teacher's targets", settings.input.views) as progress:
+            views = (inputs_of(view) for view in progress.track(range(settings.input.views)))
+            targets = CachedTargets.compute(network, views, recipe.device)
+        logits = targets.logits
+        accuracy = check_teacher(logits.flatten(0, 1), labels.repeat(len(logits)), str(weights))
+        return DistillationTask(student, targets, settings.distill), accuracy
+    first = CachedTargets.compute(network, [inputs_of(0)], recipe.device)
+    accuracy = check_teacher(first.logits[0], labels, str(weights))
+    return DistillationTask(student, OnlineTargets(network), settings.distill), accuracy
+
+
+def _fit(
+    config: Config,
+    run: Run,
+    settings: RunSettings,
+    data: RunData,
+    task: SupervisedTask | DistillationTask,
+    dataset: ClipDataset,
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    tracker: Tracker,
+) -> list[dict[str, Any]]:
+    validation = None if "validation" in settings.subsets else clip_dataset(data, settings, ["validation"])
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        predictions = predict_dataset(model, validation, config.evaluate, recipe.device, settings.train.workers)
+        return validation_scores(predictions)
+
+    with Progress(run.name, settings.train.epochs) as progress:
+
+        def on_epoch(row: dict[str, Any], epochs: int) -> None:
+            shown = {"loss": f"{row['loss']:.3f}", "train top-1": f"{row['train_top1']:.1%}"}
+            if "val_top1" in row:
+                shown["validation top-1"] = f"{row['val_top1']:.1%}"
+            progress.update(row["epoch"], ", ".join(f"{name} {value}" for name, value in shown.items()))
+            tracker.metrics({key: value for key, value in row.items() if key != "epoch"}, step=row["epoch"])
+
+        return fit(
+            task,
+            dataset,
+            recipe,
+            checkpoint,
+            validate=validate if validation is not None else None,
+            on_epoch=on_epoch,
+        )
+
+
+def validation_scores(predictions: pd.DataFrame) -> dict[str, float]:
+    """val_top1 and val_loss (the mean negative log-probability of the true class)."""
+    probabilities = np.array(predictions["probabilities"].tolist())
+    labels = predictions["label"].to_numpy()
+    true = probabilities[np.arange(len(labels)), labels]
+    return {
+        "val_top1": float((probabilities.argmax(1) == labels).mean()),
+        "val_loss": float(-np.log(np.maximum(true, 1e-12)).mean()),
+    }
+
+
+def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
+    with atomic(path) as partial:
+        frame = pd.DataFrame(history) if history else pd.DataFrame(columns=["epoch"])
+        frame.to_csv(partial, index=False, lineterminator="\n")
+
+

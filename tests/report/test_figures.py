@@ -1,0 +1,117 @@
+"""Figures: their data, their files, and what is drawn where there is nothing to draw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dvfl.report.figures import FIGURES, write_figure, write_figures
+from dvfl.report.figures.confusion import most_confused
+from dvfl.report.inputs import figure_inputs
+from dvfl.report.rows import select
+from dvfl.report.style import RC, looks, style
+from dvfl.report.tables import read_table, write_tables
+
+
+@pytest.fixture
+def config(tree):
+    config = tree()
+    write_tables(config)
+    return config
+
+
+def test_all_figures_twice_the_same(config):
+    write_figures(config)
+    first = {path.name: path.read_bytes() for path in Path("results/figures").iterdir()}
+    assert set(first) == {f"{name}.{end}" for name in FIGURES for end in ("pdf", "png", "csv")}
+    assert b"CreationDate" not in first["confusion.pdf"]
+    for name in ("labelled_clips", "accuracy_vs_params"):
+        write_figure(name, config, "again")
+        for end in ("pdf", "png", "csv"):
+            assert Path(f"again/{name}.{end}").read_bytes() == first[f"{name}.{end}"]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_needs_its_inputs_and_nothing_else(config, name):
+    inputs = figure_inputs(name, config)
+    for path in sorted(Path("results").rglob("*")):
+        if path.is_file() and path not in inputs:
+            path.unlink()
+    assert not FIGURES[name].data(config).empty
+
+
+def test_tradeoff_is_that_of_the_tables(config):
+    frame = FIGURES["accuracy_vs_params"].data(config)
+    row = select(frame, dataset="motions", arm="distilled").iloc[0]
+    table = select(read_table("results/tables/accuracy.csv"), dataset="motions", arm="distilled")
+    assert row["top1"] == select(table, metric="top1")["value"].iloc[0]
+    assert row["params"] == 0.361234 and row["latency_ms"] == pytest.approx(3.11004)
+
+
+def test_heat_map_marks_choice_and_baseline(config):
+    frame = select(FIGURES["alpha_temperature"].data(config), dataset="motions")
+    assert frame[frame["chosen"]][["alpha", "temperature"]].values.tolist() == [[0.9, 4]]
+    assert frame[frame["alpha"] == 0]["temperature"].isna().all()
+    with style():
+        figure = FIGURES["alpha_temperature"].draw(frame)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert len(texts) == 9 and len(figure.axes[0].patches) == 1
+    assert "α = 0, labels only" in figure.axes[0].get_title()
+
+
+def test_labelled_clips_has_arms_and_gain(config):
+    frame = select(FIGURES["labelled_clips"].data(config), dataset="motions")
+    gain = select(frame, metric="top1_difference")
+    assert gain["training_clips"].tolist() == [16, 40, 80]
+    assert set(select(frame, metric="top1")["arm"]) == {"student", "distilled"}
+
+
+def test_curves_are_in_percent(config):
+    frame = FIGURES["training_curves"].data(config)
+    assert select(frame, quantity="train_top1")["value"].max() > 90
+    assert set(select(frame, quantity="loss_kd")["arm"]) == {"distilled"}
+
+
+def test_figures_say_what_was_not_run(tree, make_config):
+    config = tree(make_config(ablation={"run": [], "studies": {}}, distill={}))
+    write_tables(config)
+    for name in ("alpha_temperature", "labelled_clips"):
+        frame = FIGURES[name].data(config)
+        assert frame.empty and len(frame.columns) > 5
+        with style():
+            figure = FIGURES[name].draw(frame)
+        assert figure.texts[0].get_text().startswith("not run: ")
+
+
+def test_one_seed_and_many_classes(tree, make_config):
+    config = tree(make_config(datasets=["motions"], seeds=[0]), classes=25, groups=8)
+    write_tables(config)
+    write_figures(config)
+    frame = FIGURES["confusion"].data(config)
+    with style():
+        figure = FIGURES["confusion"].draw(frame)
+    shown = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert shown[-1] == "any other class" and len(shown) <= 16
+
+
+def test_most_confused_are_the_largest_off_diagonal_cells():
+    classes = [f"c{label:02d}" for label in range(30)]
+    counts = np.diag(np.full(30, 100))
+    counts[3, 20] = 9
+    counts[7, 8] = 5
+    found = most_confused(pd.DataFrame(counts, classes, classes), classes)
+    assert {"c03", "c20", "c07", "c08"} <= set(found) and len(found) <= 15
+    assert found == sorted(found)
+    assert most_confused(pd.DataFrame(counts[:20, :20]), classes[:20]) == classes[:20]
+
+
+def test_style_is_readable_in_print():
+    sizes = [value for key, value in RC.items() if key.endswith("size") and "marker" not in key]
+    assert min(value for value in sizes if isinstance(value, int | float)) >= 8
+    assert RC["pdf.fonttype"] == 42
+    look = looks(["distilled", "mine", "teacher"])
+    assert len({(each.color, each.marker) for each in look.values()}) == len(look)
+    assert looks(["distilled"])["distilled"] == look["distilled"]

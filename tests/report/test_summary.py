@@ -1,0 +1,78 @@
+"""What the closing summary says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dvfl.report.summary import gain_sentence, summarise, summary
+from dvfl.report.tables import read_table, write_tables
+
+COMMIT = "0123456789abcdef"
+
+
+@pytest.fixture
+def config(tree):
+    config = tree()
+    write_tables(config)
+    return config
+
+
+def said(renderable: object) -> str:
+    console = Console(width=110)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get()
+
+
+def tables() -> dict:
+    return {name: read_table(f"results/tables/{name}.csv") for name in ("accuracy", "efficiency")}
+
+
+def test_numbers_gain_and_places(config):
+    text = said(summary(config, tables(), COMMIT))
+    for part in ("motions, split1", "other_set, split1", "teacher", "student", "distilled"):
+        assert part in text
+    assert "distilled - student:" in text and "95 % interval over seeds and groups" in text
+    assert "one teacher for all" in " ".join(text.split())
+    assert "results/tables/all.csv" in text and "results/figures/" in text and "dvfl ui" in text
+    assert "were made by" not in text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (1, 9, "distillation gains"),
+        (-9, -1, "distillation loses"),
+        (-1, 9, "no gain is shown, the interval includes 0"),
+    ],
+)
+def test_the_sentence_follows_the_interval(config, low, high, verdict):
+    accuracy = tables()["accuracy"]
+    joint = accuracy["arm"].eq("distilled - student") & accuracy["ci_low"].notna()
+    accuracy.loc[joint, ["value", "ci_low", "ci_high"]] = [(low + high) / 2, low, high]
+    sentence = gain_sentence(config, accuracy)
+    assert sentence.endswith(f": {verdict}.") and f"[{low:+.1f}, {high:+.1f}]" in sentence
+
+
+def test_other_and_uncommitted_code_is_named(config):
+    run = Path("results/runs/motions/split1/as_described/student/seed1/run.json")
+    record = json.loads(run.read_text())
+    run.write_text(json.dumps(record | {"commit": "another"}))
+    trial = Path("results/ablation/motions/alpha_temperature/alpha=0/distilled/seed0/run.json")
+    trial.write_text(json.dumps(record | {"dirty": True}))
+    text = said(summary(config, tables(), COMMIT))
+    assert f"1 run(s) in the tables were made by another commit than {COMMIT}:" in text
+    assert "results/runs/motions/split1/as_described/student/seed1" in text
+    assert "1 run(s) in the tables were made by uncommitted code:" in text
+    assert "alpha=0/distilled/seed0" in text
+
+
+def test_no_distilled_arm(tree, make_config):
+    arms = {"teacher": {"network": "teacher"}, "student": {"network": "student"}}
+    config = tree(make_config(arms=arms, ablation={"run": [], "studies": {}}, distill={}))
+    write_tables(config)
+    assert "compares no distilled arm" in said(summarise(config))

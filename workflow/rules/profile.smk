@@ -1,0 +1,24 @@
+# Efficiency. A measuring job takes all cores, so that nothing runs beside it.
+
+
+rule profile:
+    input:
+        index=lambda wc: steps.profile_inputs(CONFIG, wc.model),
+        ready=ancient("results/tracking/ready.json"),
+    output:
+        "results/profile/{model}.json",
+    log:
+        "results/logs/profile/{model}.log",
+    threads: workflow.cores
+    resources:
+        machine_cores=usable_cores(workflow.cores),
+        mem_mb=6000,
+    params:
+        settings=lambda wc: steps.profile_settings(CONFIG, wc.model),
+        timed_threads=usable_cores(workflow.cores),
+    conda:
+        "../../envs/dvfl.yaml"
+    message:
+        "Measuring {wildcards.model}, alone on the machine"
+    shell:
+        "{DVFL} profile {wildcards.model} --threads {params.timed_threads} --config {CONFIG_FILE} 2>&1 | tee {log}"

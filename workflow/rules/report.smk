@@ -1,0 +1,63 @@
+# Tables, figures, and Snakemake's report of them.
+
+
+rule tables:
+    input:
+        steps.table_inputs(CONFIG),
+        ready=ancient("results/tracking/ready.json"),
+    output:
+        all="results/tables/all.csv",
+        formats=[f"results/tables/all.{ending}" for ending in ("md", "tex")],
+        each=[
+            report(
+                f"results/tables/{table}.csv",
+                caption=f"../report/{table}.rst",
+                category="Tables",
+                labels={"table": table},
+            )
+            for table in steps.TABLES
+        ],
+        each_format=[f"results/tables/{table}.{ending}" for table in steps.TABLES for ending in ("md", "tex")],
+    log:
+        "results/logs/tables.log",
+    resources:
+        machine_cores=1,
+        mem_mb=2000,
+    params:
+        settings=steps.report_settings(CONFIG),
+    conda:
+        "../../envs/dvfl.yaml"
+    message:
+        "Writing the tables"
+    shell:
+        "{DVFL} tables --config {CONFIG_FILE} 2>&1 | tee {log}"
+
+
+rule figures:
+    input:
+        steps.figure_inputs(CONFIG),
+        tables=[f"results/tables/{table}.csv" for table in steps.TABLES],
+    output:
+        png=[
+            report(
+                f"results/figures/{figure}.png",
+                caption=f"../report/{figure}.rst",
+                category="Figures",
+                labels={"figure": figure},
+            )
+            for figure in steps.FIGURES
+        ],
+        others=[f"results/figures/{figure}.{ending}" for figure in steps.FIGURES for ending in ("pdf", "csv")],
+    log:
+        "results/logs/figures.log",
+    resources:
+        machine_cores=1,
+        mem_mb=2000,
+    params:
+        settings=steps.report_settings(CONFIG),
+    conda:
+        "../../envs/dvfl.yaml"
+    message:
+        "Drawing the figures"
+    shell:
+        "{DVFL} figures --config {CONFIG_FILE} 2>&1 | tee {log}"
