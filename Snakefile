@@ -1,9 +1,7 @@
 """DVFL-Net from clips to tables. Every rule's work is one `dvfl` command; what there is to run is in dvfl/plan.py."""
 
-import sys
-
 from dvfl import plan, steps
-from dvfl.launch import restrict_to_machine, store_config, usable_cores
+from dvfl.launch import config_for_jobs, restrict_to_machine, usable_cores
 
 
 configfile: "config/config.yaml"
@@ -12,8 +10,7 @@ configfile: "config/config.yaml"
 report: "workflow/report/workflow.rst"
 
 
-CONFIG, CONFIG_FILE = store_config(config)
-DVFL = f"{sys.executable} -m dvfl"
+CONFIG = config_for_jobs(config)
 restrict_to_machine(workflow)
 
 

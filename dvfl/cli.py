@@ -40,6 +40,7 @@ def with_config(command: Callable[..., Any]) -> Callable[..., Any]:
         "--config",
         "files",
         multiple=True,
+        envvar="DVFL_CONFIG",
         type=click.Path(path_type=Path),
         help="Config file over config/config.yaml; may be given several times, later ones win.",
     )
@@ -109,9 +110,12 @@ def tracking(config: Config, out: Path) -> None:
 def fetch(config: Config, dataset: str, workers: int, out: Path) -> None:
     """Get a data set's clips; the embedded one is rendered."""
     from dvfl.data.motions import render_motions
+    from dvfl.errors import UserError
     from dvfl.files import write_json
 
     definition = definition_of(config, dataset)
+    if definition.kind == "folder":
+        raise UserError(f"{dataset}: nothing to fetch, its clips are your own; go on with `dvfl index {dataset}`")
     render_motions(definition.motions, definition.root, workers)
     write_json(out, {"dataset": dataset, "root": str(definition.root)})
 
@@ -143,8 +147,10 @@ def split(config: Config, dataset: str, name: str) -> None:
     from dvfl import plan
     from dvfl.data.index import read_index
     from dvfl.data.splits import make_split, write_split
+    from dvfl.files import required
 
-    frame = make_split(read_index(plan.index_path(dataset)), definition_of(config, dataset), name)
+    definition = definition_of(config, dataset)
+    frame = make_split(read_index(required(plan.index_path(dataset))), definition, name)
     write_split(frame, plan.split_path(dataset, name))
     say(f"{dataset} {name}: " + ", ".join(f"{n} {subset}" for subset, n in frame["subset"].value_counts().items()))
 
@@ -341,7 +347,8 @@ def results(config: Config, cores: int | None, targets: tuple[str, ...]) -> None
 
 def main() -> None:
     """Runs a command; what the user can mend ends in one line, not in a traceback."""
-    from dvfl.errors import is_users_to_mend
+    from dvfl.errors import UserError, is_users_to_mend
+    from dvfl.files import explain
 
     try:
         cli.main(standalone_mode=False)
@@ -354,6 +361,7 @@ def main() -> None:
     except Exception as error:
         if not is_users_to_mend(error):
             raise
-        for line in str(error).splitlines() or [repr(error)]:
+        text = str(error) if isinstance(error, UserError) else explain(error)
+        for line in text.splitlines() or [repr(error)]:
             say(f"dvfl: {line}")
         sys.exit(1)

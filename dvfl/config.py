@@ -13,7 +13,8 @@ import re
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -249,6 +250,8 @@ class StudyConfig(Section):
             raise ValueError("needs a `grid` or `points`")
         if any(not values for values in self.grid.values()):
             raise ValueError("has a key without values in `grid`")
+        if any(not point for point in self.points):
+            raise ValueError("has a point without keys in `points`")
         return self
 
 
@@ -377,13 +380,24 @@ def check_config(raw: Mapping[str, Any], registry: str | Path = REGISTRY) -> Con
     return config
 
 
+# Mappings whose entries have names of the user's choice, or stand over a default's: null drops an entry there.
+DROPPABLE = {
+    ("dataset_definitions",),
+    ("arms",),
+    ("ablation", "studies"),
+    *((role, mapping) for role in ("teacher", "student") for mapping in ("train", "model_overrides")),
+}
+
+
 def _without_removed(value: Any, path: tuple[str, ...] = ()) -> Any:
-    """Named entries that a later file set to null are gone: that is how a user's file drops an arm or a study."""
+    """Entries that a later file set to null are gone: that is how a user's file drops an arm or a study."""
     if not isinstance(value, dict):
         return value
-    named = path in {("arms",), ("ablation", "studies"), ("dataset_definitions",)} or path[-1:] in (("grid",), ("set",))
+    droppable = path in DROPPABLE or path[-1:] == ("grid",)
     return {
-        key: _without_removed(item, (*path, str(key))) for key, item in value.items() if not (named and item is None)
+        key: _without_removed(item, (*path, str(key)))
+        for key, item in value.items()
+        if not (droppable and item is None)
     }
 
 
@@ -393,6 +407,10 @@ def read_yaml(file: str | Path) -> dict[str, Any]:
         content = yaml.safe_load(Path(file).read_text())
     except FileNotFoundError as error:
         raise ConfigError(f"{file}: no such config file") from error
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}); give a YAML file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: is not a text file; give a YAML file") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{file}: is not valid YAML: {error}") from error
     if content is None:
@@ -504,7 +522,7 @@ def _explain(model: type[BaseModel], item: Mapping[str, Any], prefix: tuple[str,
         return f"{path}: is missing"
     message = item["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    if not location:  # the whole config: the message names the key itself
+    if not path:  # the whole config: the message names the key itself
         return message
     shown = "" if isinstance(given, (Mapping, BaseModel)) else f" (given: {given!r})"
     return f"{path}: {message}{shown}"
@@ -514,17 +532,26 @@ def _keys_at(model: type[BaseModel], location: Iterable[str]) -> list[str]:
     """Keys that the section at a path knows."""
     current: Any = model
     for part in location:
-        if isinstance(current, type) and issubclass(current, BaseModel) and part in current.model_fields:
-            current = current.model_fields[part].annotation
-        for inner in _models_in(current):
-            current = inner
-    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+        current = _inside(current, part)
+    return [key for section in _members(current) if _is_section(section) for key in section.model_fields]
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]
+def _inside(annotation: Any, part: str) -> Any:
+    """Annotation of an entry of a section, a mapping or a list."""
+    for member in _members(annotation):
+        if _is_section(member) and part in member.model_fields:
+            return member.model_fields[part].annotation
+        if get_origin(member) in (dict, list):
+            return get_args(member)[-1]
+    return None
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

@@ -19,6 +19,18 @@ class OutputError(UserError, OSError):
     """A file could not be written; the message says which, why, and what to do."""
 
 
+class MissingInput(UserError, FileNotFoundError):
+    """A file that an earlier step makes is not there; the message says which, and how to make it."""
+
+
+def required(path: str | Path) -> Path:
+    """The path of a file under results/ that is there. Raises MissingInput."""
+    path = Path(path)
+    if not path.is_file():
+        raise MissingInput(f"{path}: not there yet; make it with `snakemake --cores 1 {path}`")
+    return path
+
+
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """Path to write to in the block; it becomes `path` at the end, or nothing changes.
@@ -39,7 +51,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.replace(partial, path)
     except OSError as error:
-        raise OutputError(_explain(path, error)) from error
+        raise OutputError(explain(error, path)) from error
     finally:
         if partial is not None:
             partial.unlink(missing_ok=True)
@@ -60,14 +72,19 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _explain(path: Path, error: OSError) -> str:
-    what = {
-        errno.ENOSPC: "the disk is full; free some space",
-        errno.EDQUOT: "your disk quota is used up; free some space",
-        errno.EFBIG: "the file would be larger than this system allows",
-        errno.EACCES: "the folder may not be written; change its permissions",
-        errno.EROFS: "the file system is read-only; choose another place",
-        errno.ENOTDIR: "a part of its path is a file, not a folder; move that file away",
-        errno.EEXIST: "a part of its path is a file, not a folder; move that file away",
-    }.get(error.errno or 0, error.strerror or str(error))
-    return f"cannot write {path}: {what}, then run the same command again: what is finished is kept"
+REMEDIES = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "your disk quota is used up; free some space",
+    errno.EFBIG: "the file would be larger than this system allows; raise its limit (ulimit -f)",
+    errno.EACCES: "the folder may not be written; change its permissions",
+    errno.EROFS: "the file system is read-only; choose another place",
+    errno.ENOTDIR: "a part of its path is a file, not a folder; move that file away",
+    errno.EEXIST: "a part of its path is a file, not a folder; move that file away",
+}
+
+
+def explain(error: OSError, path: str | Path | None = None) -> str:
+    """What the system's refusal to write means, and what to do; `path` unless the error names it."""
+    what = REMEDIES.get(error.errno or 0, error.strerror or str(error))
+    place = path or error.filename or Path.cwd()
+    return f"cannot write {place}: {what}, then run the same command again: what is finished is kept"

@@ -19,10 +19,11 @@ from dvfl.errors import UserError
 from dvfl.files import atomic
 
 
-def store_config(raw: Mapping[str, Any]) -> tuple[Config, Path]:
-    """The checked config of plain values, and a file named by its hash that the jobs read it from.
+def config_for_jobs(raw: Mapping[str, Any]) -> Config:
+    """The checked config of plain values, stored where the `dvfl` commands of the jobs find it.
 
-    The name is its content's, so that a dry run with another config never changes what a running job reads.
+    The file's name is its content's hash, so that a dry run with another config never changes what a running job
+    reads. The commands find the file, and are found themselves, through the environment that jobs inherit.
     """
     config = check_config(raw)
     steps.check_data(config)
@@ -30,7 +31,9 @@ def store_config(raw: Mapping[str, Any]) -> tuple[Config, Path]:
     if not file.exists():
         with atomic(file) as partial:
             partial.write_text(yaml.safe_dump(dict(raw), sort_keys=False))
-    return config, file
+    os.environ["DVFL_CONFIG"] = str(file)
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return config
 
 
 def usable_cores(asked: int | None) -> int:

@@ -134,13 +134,21 @@ def study_trials(study: StudyConfig) -> dict[str, dict[str, Any]]:
     Without distillation the temperature means nothing, so alpha = 0 is one trial and not one for each T.
     """
     grid = [dict(zip(study.grid, values, strict=True)) for values in itertools.product(*study.grid.values())]
-    named = {}
+    named: dict[str, dict[str, Any]] = {}
     for point in (grid if study.grid else []) + study.points:
         if point.get("distill.alpha") == 0:
             point = {key: value for key, value in point.items() if key != "distill.temperature"}
-        name = ",".join(f"{key.split('.')[-1]}={_plain(value)}" for key, value in point.items())
-        named[name] = point
+        names = [",".join(f"{name(key)}={_plain(value)}" for key, value in point.items()) for name in (_last, str)]
+        # teacher.train.lr and student.train.lr are both an lr: then the whole key is the name.
+        free = next((name for name in names if named.get(name, point) == point), None)
+        if free is None:
+            raise ConfigError(f"a study has two points named {names[-1]!r}: their values look the same in a file name")
+        named[free] = point
     return named
+
+
+def _last(key: str) -> str:
+    return key.split(".")[-1]
 
 
 def _plain(value: Any) -> str:

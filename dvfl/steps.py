@@ -54,8 +54,9 @@ def listing(definition: DatasetDefinition) -> str:
     for folder, folders, files in os.walk(definition.root):
         folders.sort()
         for name in sorted(files):
-            status = os.stat(os.path.join(folder, name), follow_symlinks=True)
-            seen.update(f"{folder}/{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+            path = os.path.join(folder, name)
+            status = os.stat(path, follow_symlinks=os.path.exists(path))  # a link may lead nowhere
+            seen.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return seen.hexdigest()[:16]
 
 

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dvfl import plan
 from dvfl.config import Config, ConfigError, StudyConfig
-from dvfl.files import read_json
+from dvfl.files import read_json, required
 from dvfl.plan import Run
 
 optuna.logging.set_verbosity(logging.WARNING)
@@ -90,7 +90,7 @@ def choose(config: Config, dataset: str, study: str) -> dict[str, Any]:
     scores: dict[str, list[float]] = {name: [] for name in points}
     runs = plan.trial_runs(config, dataset, study)
     for run in runs:
-        scores[run.trial].append(read_json(run.directory / "scores.json")["metrics"]["top1"]["value"])
+        scores[run.trial].append(read_json(required(run.directory / "scores.json"))["metrics"]["top1"]["value"])
     means = {name: round(sum(values) / len(values), 10) for name, values in scores.items()}
     candidates = [name for name, point in points.items() if point.get("distill.alpha", 1) > 0]
     best = max(candidates, key=means.__getitem__)

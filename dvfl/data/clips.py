@@ -113,9 +113,7 @@ class ClipDataset(Dataset):
         return epoch % self.input.views if self.input.views else epoch
 
 
-def read_test_views(
-    path: str | Path, num_frames: int, input: InputConfig, clips: int = 1, crops: int = 1
-) -> Tensor:
+def read_test_views(path: str | Path, num_frames: int, input: InputConfig, clips: int = 1, crops: int = 1) -> Tensor:
     """Test views of a file of `num_frames` frames, uint8 (clips * crops, T, 3, S, S)."""
     transform = TestTransform(input, crops)
     indices = test_view_indices(num_frames, input.frames, clips)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dvfl.errors import UserError
 
-class DataError(ValueError):
+
+class DataError(UserError, ValueError):
     """The data do not allow what was asked."""
 
 

@@ -1,11 +1,10 @@
 """The embedded data set: an object moves over a drifting background, and the motion is the class.
 
-Everything that is not the motion (textures, colours, place, size, speed, phase, distractors,
-drift, noise) is drawn for a group or a clip of a group, never for a class: clip c of group g is the
-same draw for all classes. The place of the object is uniform on a frame whose opposite edges
-meet, and its angle on the circle, at every moment and for every class, so a frame tells nothing
-about the class; zooms sweep the sizes at which the others are drawn, so a frame whose moment is
-not known tells nothing about them either. Played backwards, a clip is one of the class's mirror.
+Every object has a way, a turn, a zoom, an orbit and shakes of its own, all of them drawn for a clip
+of a group and never for a class: clip c of group g is the same draw for all classes. The class only
+decides which of them runs with time; the others stand still at a random moment of theirs. So a
+frame whose moment is not known tells nothing about the class: place, angle and size are
+distributed alike in all of them. Played backwards, a clip is one of the class's mirror.
 
 The clips are real videos in UCF101's layout: root/clips/<Class>/v_<Class>_g<NN>_c<NN>.avi, lists in
 root/lists. A group is one appearance, shared by all classes.
@@ -48,6 +47,7 @@ MIRROR = {
 }
 CLASSES = sorted(MIRROR)
 RECIPE = 1  # raise it when the same config is to look different
+CLIPS_WORTH_A_PROCESS = 100  # fewer are rendered before it has started
 SPRITE = 96  # pixels of a sprite's side, several times its size in a frame
 
 
@@ -66,77 +66,78 @@ class Pose:
 
 @dataclass(frozen=True)
 class Course:
-    """What is drawn for a clip of a group, whatever its class."""
+    """What is drawn for a clip of a group, whatever its class; lengths in frame widths."""
 
-    x: float  # place, angle and size in the middle of the clip
-    y: float
-    angle: float
-    size: float
-    travel: float  # frame widths
+    travel: float  # of the way, along x and along y
     turn: float  # radians
-    zoom: float  # last over first size, or the inverse
-    moment: float  # of the zoom, -0.5 .. 0.5, at which other classes' objects stay
-    radius: float  # of the orbit, frame widths
+    zoom: float  # largest over smallest size
+    radius: float  # of the orbit
     arc: float  # of the orbit, radians
-    reach: float  # of the shake to either side, frame widths
-    periods: float  # of the shake
-    phase: float  # of orbit and shake, radians
+    reach: float  # of a shake, to either side
+    periods: float  # of a shake
+    size: float  # in the middle of the zoom
+    angle: float  # radians, in the middle of the turn
+    orbit: float  # radians, in the middle of the arc
+    shake: tuple[float, float]  # radians, phases along x and y
+    moment: tuple[float, float, float]  # -0.5 .. 0.5: ways along x and y, zoom, where they stand
 
     @classmethod
     def drawn(cls, rng: np.random.Generator, size: float) -> Course:
         return cls(
-            x=rng.uniform(0, 1),
-            y=rng.uniform(0, 1),
-            angle=rng.uniform(0, 2 * np.pi),
-            size=size * rng.uniform(0.92, 1.08),
-            travel=rng.uniform(0.35, 0.5),
+            travel=rng.uniform(0.35, 0.45),
             turn=np.radians(rng.uniform(120, 270)),
             zoom=rng.uniform(1.8, 2.5),
-            moment=rng.uniform(-0.5, 0.5),
-            radius=rng.uniform(0.14, 0.2),
+            radius=rng.uniform(0.13, 0.18),
             arc=np.radians(rng.uniform(200, 330)),
-            reach=rng.uniform(0.09, 0.14),
+            reach=rng.uniform(0.09, 0.12),
             periods=rng.uniform(1.5, 3),
-            phase=rng.uniform(0, 2 * np.pi),
+            size=size * rng.uniform(0.92, 1.08),
+            angle=rng.uniform(0, 2 * np.pi),
+            orbit=rng.uniform(0, 2 * np.pi),
+            shake=tuple(rng.uniform(0, 2 * np.pi, 2)),
+            moment=tuple(rng.uniform(-0.5, 0.5, 3)),
         )
 
 
 def pose(name: str, course: Course, frames: int) -> Pose:
     """The object's pose in each frame of a clip of class `name`."""
     time = np.linspace(-0.5, 0.5, frames)
-    still = np.zeros(frames)
-    x, y, angle, moment = still, still, still, still + course.moment
-    orbit = course.phase + course.arc * time
-    shake = course.reach * np.sin(course.phase + 2 * np.pi * course.periods * time)
+    across, along, zoom = (np.full(frames, moment) for moment in course.moment)
+    angle, orbit = np.full(frames, course.angle), np.full(frames, course.orbit)
+    shake_x, shake_y = (np.full(frames, phase) for phase in course.shake)
     match name:
         case "Left":
-            x = -course.travel * time
+            across = -time
         case "Right":
-            x = course.travel * time
+            across = time
         case "Up":
-            y = -course.travel * time
+            along = -time
         case "Down":
-            y = course.travel * time
+            along = time
         case "Clockwise":
-            angle = course.turn * time
+            angle = angle + course.turn * time
         case "Anticlockwise":
-            angle = -course.turn * time
+            angle = angle - course.turn * time
         case "ZoomIn":
-            moment = time
+            zoom = time
         case "ZoomOut":
-            moment = -time
-        case "ShakeHorizontally":
-            x = shake
-        case "ShakeVertically":
-            y = shake
+            zoom = -time
         case "OrbitClockwise":
-            x, y = course.radius * np.cos(orbit), course.radius * np.sin(orbit)
+            orbit = orbit + course.arc * time
         case "OrbitAnticlockwise":
-            x, y = course.radius * np.cos(orbit), -course.radius * np.sin(orbit)
+            orbit = orbit - course.arc * time
+        case "ShakeHorizontally":
+            shake_x = shake_x + 2 * np.pi * course.periods * time
+        case "ShakeVertically":
+            shake_y = shake_y + 2 * np.pi * course.periods * time
         case _:
             raise ValueError(f"{name!r} is not one of {', '.join(CLASSES)}")
-    size = course.size * course.zoom**moment
-    return Pose(course.x + x, course.y + y, course.angle + angle, size)
+    return Pose(
+        x=0.5 + course.travel * across + course.radius * np.cos(orbit) + course.reach * np.sin(shake_x),
+        y=0.5 + course.travel * along + course.radius * np.sin(orbit) + course.reach * np.sin(shake_y),
+        angle=angle,
+        size=course.size * course.zoom**zoom,
+    )
 
 
 # ------------------------------------------------------------------------------------ appearance
@@ -153,43 +154,40 @@ class Appearance:
 
     @classmethod
     def drawn(cls, rng: np.random.Generator, size: int) -> Appearance:
-        base = rng.uniform(70, 185, 3)
-        # Two strong colours on opposite sides of the background's: one lighter, one darker.
-        light = np.clip(base + rng.uniform(70, 130, 3), 0, 255)
-        dark = np.clip(base - rng.uniform(70, 130, 3), 0, 255)
-        ends = (light, dark) if rng.random() < 0.5 else (dark, light)
+        base = rng.uniform(40, 120, 3)
         spots = [_spot(rng, base) for _ in range(rng.integers(0, 3))]
         background = _background(rng, size, base)
-        return cls(background, _arrow(rng, *ends), rng.uniform(0.4, 0.48), spots)
+        return cls(background, _target(rng, base), rng.uniform(0.4, 0.48), spots)
 
 
 def _background(rng: np.random.Generator, size: int, base: np.ndarray) -> np.ndarray:
     """Smooth clouds of one colour; all scales are a share of the frame."""
     blur = size * rng.uniform(0.05, 0.1)
     clouds = gaussian_filter(rng.standard_normal((size, size, 3)), (blur, blur, 0), mode="wrap")
-    clouds *= rng.uniform(10, 18) / clouds.std()
+    clouds *= rng.uniform(8, 16) / clouds.std()
     return np.float32(np.clip(base + clouds, 0, 255))
 
 
-def _arrow(rng: np.random.Generator, head: np.ndarray, tail: np.ndarray) -> np.ndarray:
-    """A long shape with a head and a tail of other colours, so that every angle is seen."""
+def _target(rng: np.random.Generator, base: np.ndarray) -> np.ndarray:
+    """A long, light shape with a dark head, so that it stands out and every angle is seen."""
     u, v = _plane()
     length, width = 0.9, rng.uniform(0.5, 0.65)
     taper = rng.uniform(0.2, 0.7)  # how much thinner the tail is than the head
     half = width * (1 - taper * (0.5 - u / 2))
     power = rng.uniform(2, 6)  # from an ellipse to a box
     cover = _soft((np.abs(u) / length) ** power + (np.abs(v) / half) ** power, 1.0)
-    mix = _soft(u, rng.uniform(-0.15, 0.25))[..., None]
+    light, dark = base + rng.uniform(90, 140, 3), base * rng.uniform(0, 0.3, 3)
+    head = _soft(rng.uniform(0.2, 0.4) - u, 0)[..., None]
     texture = gaussian_filter(rng.standard_normal((SPRITE, SPRITE)), SPRITE * 0.06)
     texture *= rng.uniform(8, 16) / texture.std()
-    colour = np.clip(mix * tail + (1 - mix) * head + texture[..., None], 0, 255)
+    colour = np.clip(head * dark + (1 - head) * light + texture[..., None], 0, 255)
     return np.float32(np.dstack([colour, cover]))
 
 
 def _spot(rng: np.random.Generator, base: np.ndarray) -> np.ndarray:
-    """A round sprite, nearer to the background's colour than the target."""
+    """A round sprite, darker than the background, less so than the target is lighter."""
     u, v = _plane()
-    colour = np.clip(base + rng.choice([-1, 1], 3) * rng.uniform(25, 60, 3), 0, 255)
+    colour = base * rng.uniform(0.4, 0.9, 3)
     cover = _soft(np.hypot(u, v), 0.85)
     return np.float32(np.dstack([np.broadcast_to(colour, (SPRITE, SPRITE, 3)), cover]))
 
@@ -223,9 +221,7 @@ def render_clip(config: MotionsConfig, name: str, group: int, clip: int) -> np.n
     return np.clip(frames, 0, 255).astype(np.uint8)
 
 
-def _slow_path(
-    rng: np.random.Generator, time: np.ndarray, most: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _slow_path(rng: np.random.Generator, time: np.ndarray, most: float) -> tuple[np.ndarray, np.ndarray]:
     """A straight way, `most` frame widths at most, from anywhere in any direction."""
     direction, length = rng.uniform(0, 2 * np.pi), rng.uniform(0, most)
     x, y = rng.uniform(0, 1, 2)
@@ -341,7 +337,7 @@ def _path(root: Path, name: str, group: int, clip: int) -> Path:
 
 def _for_each(work: Callable, items: list, workers: int) -> None:
     label = "Rendering clips"
-    workers = min(workers, -(-len(items) // 100))  # a process must be worth its start
+    workers = min(workers, -(-len(items) // CLIPS_WORTH_A_PROCESS))
     if workers <= 1:
         for _ in track(map(work, items), len(items), label):
             pass

@@ -149,9 +149,7 @@ def _hold_out(
     )
 
 
-def _folds(
-    rows: pd.DataFrame, fraction: float, seed: tuple[str | int, ...]
-) -> Iterator[list[np.ndarray]]:
+def _folds(rows: pd.DataFrame, fraction: float, seed: tuple[str | int, ...]) -> Iterator[list[np.ndarray]]:
     """Masks of the folds, for one number of folds and seed after the other."""
     most = min(round(1 / fraction), rows["group"].nunique(), rows.groupby("label").size().max())
     for count in range(most, 1, -1):
@@ -166,8 +164,4 @@ def _folds(
 
 def _divides(rows: pd.DataFrame, held: np.ndarray, classes: int, left: int) -> bool:
     remaining = rows[~held].groupby("class_name")["group"].nunique()
-    return (
-        rows[held]["class_name"].nunique() == classes
-        and len(remaining) == classes
-        and remaining.min() >= left
-    )
+    return rows[held]["class_name"].nunique() == classes and len(remaining) == classes and remaining.min() >= left

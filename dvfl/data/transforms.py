@@ -31,9 +31,7 @@ class TrainTransform:
         self.short_side = input.short_side
         self._random = v2.Compose(
             [
-                v2.RandomResizedCrop(
-                    size, scale=input.crop_area, ratio=input.crop_aspect, antialias=True
-                ),
+                v2.RandomResizedCrop(size, scale=input.crop_area, ratio=input.crop_aspect, antialias=True),
                 v2.RandomHorizontalFlip(input.flip if allow_flip else 0.0),
                 v2.RandomApply([PerFrame(jitter)], p=input.color_jitter),
                 v2.RandomGrayscale(input.greyscale),
@@ -68,9 +66,7 @@ class TestTransform:
         spare_height, spare_width = clip.shape[-2] - self.size, clip.shape[-1] - self.size
         shares = (1,) if self.crops == 1 else (0, 1, 2)  # halves of the spare pixels
         corners = [(spare_height * share // 2, spare_width * share // 2) for share in shares]
-        return torch.stack(
-            [clip[:, :, top : top + self.size, left : left + self.size] for top, left in corners]
-        )
+        return torch.stack([clip[:, :, top : top + self.size, left : left + self.size] for top, left in corners])
 
 
 class PerFrame(nn.Module):

@@ -13,7 +13,7 @@ from dvfl.config import Config, InputConfig
 from dvfl.data.reader import probe
 from dvfl.errors import UserError
 from dvfl.evaluate.score import score_predictions
-from dvfl.files import atomic, read_json, write_json
+from dvfl.files import atomic, read_json, required, write_json
 from dvfl.plan import Run
 
 
@@ -21,10 +21,10 @@ def test_run(config: Config, run: Run) -> None:
     """Predicts every clip that the run is evaluated on and writes predictions.parquet."""
     from dvfl.evaluate.predict import predict_dataset
     from dvfl.models.weights import load_network
-    from dvfl.train.job import clip_dataset, load_run_data
+    from dvfl.train.job import clip_dataset, load_run_data, with_choice
     from dvfl.train.loop import resolve
 
-    settings = plan.run_settings(config, run)
+    settings, _ = with_choice(config, run)
     torch.set_num_threads(settings.train.threads)
     data = load_run_data(config, run)
     dataset = clip_dataset(data, settings, [settings.evaluated_on])
@@ -42,11 +42,11 @@ def score_run(config: Config, run: Run) -> dict[str, Any]:
     from dvfl.data.index import read_index
     from dvfl.data.splits import read_split
 
-    index = read_index(plan.index_path(run.dataset))
-    split = read_split(plan.split_path(run.dataset, run.split))
+    index = read_index(required(plan.index_path(run.dataset)))
+    split = read_split(required(plan.split_path(run.dataset, run.split)))
     subset = plan.run_settings(config, run).evaluated_on
     scores = score_predictions(
-        pd.read_parquet(run.directory / "predictions.parquet"),
+        pd.read_parquet(required(run.directory / "predictions.parquet")),
         index,
         index.drop_duplicates("label").sort_values("label")["class_name"].tolist(),
         expected_clip_ids=split.loc[split["subset"] == subset, "clip_id"],
@@ -66,7 +66,7 @@ def _track_scores(config: Config, run: Run, scores: dict[str, Any]) -> None:
     """Scores join the MLflow run of their training."""
     from dvfl.train.job import open_tracker
 
-    key = read_json(run.directory / "run.json")["key"]
+    key = read_json(required(run.directory / "run.json"))["key"]
     subset = plan.run_settings(config, run).evaluated_on
     with open_tracker(config, run, key, rule="evaluate", reopen=True) as tracker:
         tracker.metrics({f"{subset}.{name}": metric["value"] for name, metric in scores["metrics"].items()})

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from dvfl.errors import UserError
@@ -49,7 +49,7 @@ def save_weights(path: Path, model: nn.Module, description: NetworkDescription) 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     metadata = {"dvfl": json.dumps(asdict(description), sort_keys=True)}
     with atomic(path) as partial:
-        save_file(tensors, partial, metadata=metadata)
+        partial.write_bytes(save(tensors, metadata=metadata))
 
 
 def load_network(path: str | Path) -> tuple[nn.Module, NetworkDescription]:

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 # An operator of the traced graph: its inputs and outputs, to a number or to numbers by name.
 Handle = Callable[[list[Any], list[Any]], Any]
 
-# Operators of fvcore that are no multiply-adds: pooling and resampling.
-_POOLING = ("adaptive_avg_pool2d", "upsample_nearest2d", "upsample_bilinear2d", "grid_sampler")
+# fvcore counts these beside the multiply-adds, though they are none.
+_NOT_MACS = ("adaptive_avg_pool2d", "upsample_nearest2d", "upsample_bilinear2d", "grid_sampler")
 
 _PER_RESULT = elementwise_flop_counter(input_scale=0, output_scale=1)
 _PER_INPUT = elementwise_flop_counter(input_scale=1, output_scale=0)
@@ -36,10 +36,10 @@ _OTHER_PER_RESULT = (
     "add", "add_", "sub", "sub_", "rsub", "mul", "mul_", "div", "div_", "neg", "pow", "exp",
     "rsqrt", "sqrt", "relu", "relu_", "gelu", "silu", "silu_", "sigmoid", "tanh", "hardtanh",
     "hardswish", "hardsigmoid", "leaky_relu", "elu", "softplus", "softmax", "log_softmax",
-    *_POOLING,
+    "upsample_nearest2d", "upsample_bilinear2d", "grid_sampler",
 )  # fmt: skip
 _OTHER_PER_INPUT = (
-    "mean", "sum", "amax", "amin", "var", "adaptive_avg_pool1d", "adaptive_avg_pool3d",
+    "mean", "sum", "amax", "amin", "var", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
     "adaptive_max_pool2d", "adaptive_max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
     "max_pool1d", "max_pool2d", "max_pool3d",
 )  # fmt: skip
@@ -105,7 +105,7 @@ def count_compute(model: nn.Module, clips: Tensor) -> ComputeCount:
 def _handles(model: nn.Module, clips: Tensor) -> dict[str, Handle | None]:
     """One handle an operator that gives all its counts, so that one trace is enough."""
     macs = dict(FlopCountAnalysis(model, clips)._op_handles)
-    for name in _POOLING:
+    for name in _NOT_MACS:
         macs.pop(f"aten::{name}", None)
     macs["aten::scaled_dot_product_attention"] = _attention_macs
     other = {f"aten::{name}": _PER_RESULT for name in _OTHER_PER_RESULT}

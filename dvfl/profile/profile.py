@@ -9,10 +9,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from dvfl.errors import UserError
 from dvfl.profile.machine import machine, usable_cores
 
 
-class ProfileError(RuntimeError):
+class ProfileError(UserError):
     """A model could not be measured; the message says which, at which batch size, and why."""
 
 

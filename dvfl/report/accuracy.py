@@ -93,6 +93,7 @@ def _arm_rows(config: Config, dataset: str, split: str, arm: str) -> Iterator[Ro
         "arm": arm,
         "setting": setting(
             views=views(config),
+            weights="given" if _given(records[0]) else None,
             **_distillation(records[0]),
             interval=covered,
             teachers=teachers_of(config, runs),
@@ -109,6 +110,8 @@ def _arm_rows(config: Config, dataset: str, split: str, arm: str) -> Iterator[Ro
             "ci_high": 100 * intervals[metric].high,
             "published": published.get((dataset, split, arm, metric)),
         }
+    if _given(records[0]):
+        return  # trained elsewhere, on clips that are not known here
     clips = [record["train_clips"] for record in records]
     yield row | {"metric": "training_clips", "unit": "clips", "value": _mean(clips)}
     teacher = [record.get("teacher_top1_on_training_clips") for record in records]
@@ -139,9 +142,7 @@ def _contrast_rows(config: Config, dataset: str, split: str) -> Iterator[Row]:
         contrasted.append((row | {"setting": seeds}, found, pairs))
     yield from difference_rows(contrasted)
     for row, found, pairs in contrasted:
-        for pair, difference, p_value in zip(
-            pairs, found.differences, found.sign_flip_p, strict=True
-        ):
+        for pair, difference, p_value in zip(pairs, found.differences, found.sign_flip_p, strict=True):
             own = setting(views=views(config), seed=pair[1].seed, test="sign flip")
             row = row | {"setting": own, "n_seeds": 1, "run_ids": run_ids(list(pair))}
             metric, unit = "top1_difference", "percentage points"
@@ -149,15 +150,18 @@ def _contrast_rows(config: Config, dataset: str, split: str) -> Iterator[Row]:
             yield row | {"metric": "p_value", "unit": "probability", "value": p_value}
 
 
+def _given(record: dict[str, Any]) -> bool:
+    """Whether weights from elsewhere took the place of the training."""
+    return record["settings"]["network"]["weights"] is not None
+
+
 def _distillation(record: dict[str, Any]) -> dict[str, str]:
     """alpha and temperature that the run used: a study's choice stands over the config."""
-    distill = (record.get("settings") or {}).get("distill")
+    distill = record["settings"]["distill"]
     if not distill:
         return {}
     chosen = record.get("chosen") or {}
-    return {
-        key: plain(chosen.get(f"distill.{key}", distill[key])) for key in ("alpha", "temperature")
-    }
+    return {key: plain(chosen.get(f"distill.{key}", distill[key])) for key in ("alpha", "temperature")}
 
 
 def _mean(values: list[float]) -> float:

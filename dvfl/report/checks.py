@@ -25,9 +25,7 @@ SHOWN = {
 
 def build_checks(config: Config) -> pd.DataFrame:
     """Top-1 in percent of a trained teacher on test clips whose motion was taken away or turned round."""
-    return table_frame(
-        "checks", [row for run in motion_checked(config) for row in _rows(config, run)]
-    )
+    return table_frame("checks", [row for run in motion_checked(config) for row in _rows(config, run)])
 
 
 def _rows(config: Config, run: Run) -> Iterator[dict[str, Any]]:

@@ -28,10 +28,8 @@ def build_claims(config: Config) -> pd.DataFrame:
     efficiency = build_efficiency(config)
     rows = []
     for _, claim in claims.iterrows():
-        if claim["dataset"] == ANY:
-            verdict = _of_model(efficiency, claim)
-        else:
-            verdict = _of_accuracy(config, accuracy, claim)
+        of_model = claim["dataset"] == ANY
+        verdict = _of_model(efficiency, claim) if of_model else _of_accuracy(config, accuracy, claim)
         rows.append(_row(claim, verdict))
     return table_frame("claims", rows)
 

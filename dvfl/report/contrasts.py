@@ -45,9 +45,7 @@ def main_arms(config: Config) -> list[str]:
     return list(config.arms)[:3]
 
 
-def paired_runs(
-    config: Config, dataset: str, split: str, arm: str, baseline: str
-) -> list[tuple[Run, Run]]:
+def paired_runs(config: Config, dataset: str, split: str, arm: str, baseline: str) -> list[tuple[Run, Run]]:
     """Runs to subtract: of a teacher and its student, else of the same seed; may be empty."""
 
     def run(name: str, seed: int) -> Run:

@@ -23,7 +23,6 @@ PUBLISHED = Path("config/published.csv")
 TABLES = RESULTS / "tables"
 FIGURES = RESULTS / "figures"
 
-_SCORED = ("scores.json",)  # it comes last, so the rest is there too
 _TABLES_OF_FIGURE = {
     "accuracy_vs_params": ("accuracy", "efficiency"),
     "accuracy_vs_gmacs": ("accuracy", "efficiency"),
@@ -33,7 +32,7 @@ _TABLES_OF_FIGURE = {
 
 
 def table_inputs(table: str, config: Config) -> list[Path]:
-    """Files that `accuracy`, `efficiency`, `ablation` or `claims` is built from."""
+    """Files that a table is built from; of a run, the last one that it writes."""
     return list(dict.fromkeys(_table_inputs(table, config)))
 
 
@@ -82,13 +81,10 @@ def _table_inputs(table: str, config: Config) -> list[Path]:
     if table == "claims":
         return [*_table_inputs("accuracy", config), *_table_inputs("efficiency", config)]
     if table == "checks":
-        return [
-            path
-            for run in motion_checked(config)
-            for path in (motion_check_path(run), run.directory / "run.json")
-        ]
+        return [path for run in motion_checked(config) for path in (motion_check_path(run), run.directory / "run.json")]
     raise ValueError(f"there is no table {table!r}")
 
 
 def _run_files(runs: list[Run]) -> list[Path]:
-    return [run.directory / name for run in runs for name in _SCORED]
+    # scores.json comes last: run.json and predictions.parquet are there too.
+    return [run.directory / "scores.json" for run in runs]

@@ -137,9 +137,7 @@ def _block(frame: pd.DataFrame, table: str, members: list[list[int]]) -> Block:
     metrics = list(dict.fromkeys((row["metric"], row["unit"]) for row in rows))
     lines = []
     for line, positions in enumerate(members):
-        cells = {
-            (row["metric"], row["unit"]): _cell(row) for _, row in frame.iloc[positions].iterrows()
-        }
+        cells = {(row["metric"], row["unit"]): _cell(row) for _, row in frame.iloc[positions].iterrows()}
         values = [cells.get(metric, "") for metric in metrics]
         lines.append([str(labels[name].iloc[line]) for name in own] + values)
     columns = [_NAMES.get(name, name) for name in own] + [_metric(*metric) for metric in metrics]

@@ -65,25 +65,18 @@ def metric_intervals(runs: list[Run], resamples: int) -> tuple[dict[str, Interva
     if len(runs) == 1:
         scores = read_scores(runs[0])
         found = {
-            name: Interval(
-                *(scores["metrics"][name][key] for key in ("value", "ci_low", "ci_high"))
-            )
+            name: Interval(*(scores["metrics"][name][key] for key in ("value", "ci_low", "ci_high")))
             for name in METRICS
         }
         return found, "groups" if scores["n_groups"] > 1 else "none"
     tested = read_tested(runs)
     # Top-1 and top-5 are means over clips: their variance needs no resampling.
-    by_seed = metric_seed_intervals(
-        tested.probabilities, tested.labels, tested.groups, resamples=resamples
-    ) | {
+    by_seed = metric_seed_intervals(tested.probabilities, tested.labels, tested.groups, resamples=resamples) | {
         "top1": seed_interval(tested.correct(), tested.groups),
         "top5": seed_interval(tested.among_five(), tested.groups),
     }
     # A t interval knows no bounds; cutting it to where a metric can lie costs no coverage.
-    found = {
-        name: Interval(each.estimate, max(0.0, each.low), min(1.0, each.high))
-        for name, each in by_seed.items()
-    }
+    found = {name: Interval(each.estimate, max(0.0, each.low), min(1.0, each.high)) for name, each in by_seed.items()}
     return found, covers(by_seed["top1"])
 
 

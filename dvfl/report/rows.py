@@ -3,6 +3,7 @@
 `setting` is a list of `key=value` parts joined by "; ", written by `setting(...)`:
 
     views       temporal clips x spatial crops of a test clip
+    weights     `given`, where weights from elsewhere took the place of the training
     alpha, temperature   of the distillation, after a study's choice
     interval    what ci_low..ci_high covers: `seeds+groups`, `seeds`, `groups` or `none` (95 %)
     paired      what two compared runs have in common: `seed`
@@ -11,6 +12,7 @@
     seed        the row is about this seed's weights alone
     subset, status       of clips that are counted or tested on
     study, trial, against, chosen        of ablations
+    shown       what was done to the test clips, in `checks`
     shown       how the test clips of a check were changed
     input, classes, batch, precision, device, threads, machine        of profiles
 

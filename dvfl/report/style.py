@@ -61,10 +61,7 @@ def looks(arms: Iterable[str]) -> dict[str, Look]:
     """A look for each arm; teacher, student and distilled always have the same."""
     names = [*_FIRST, *(arm for arm in dict.fromkeys(arms) if arm not in _FIRST)]
     count = len(_COLOURS)
-    return {
-        name: Look(_COLOURS[i % count], _MARKERS[i % count], _LINES[i % count])
-        for i, name in enumerate(names)
-    }
+    return {name: Look(_COLOURS[i % count], _MARKERS[i % count], _LINES[i % count]) for i, name in enumerate(names)}
 
 
 @contextmanager

@@ -15,23 +15,12 @@ from dvfl.report.contrasts import main_arms
 from dvfl.report.inputs import FIGURES, TABLES
 from dvfl.report.results import read_record
 from dvfl.report.rows import select, setting_parts
-from dvfl.report.tables import read_table
-from dvfl.train.provenance import code_version
 
 UI_COMMAND = ".venv/bin/dvfl ui"
 _LINES_AT_MOST = 12
 
 
-def summarise(config: Config) -> RenderableType:
-    """The summary of the tables as they were written, against the code as it is now."""
-    tables = {name: read_table(TABLES / f"{name}.csv") for name in ("accuracy", "efficiency")}
-    commit, _ = code_version()
-    return summary(config, tables, commit)
-
-
-def summary(
-    config: Config, tables: Mapping[str, pd.DataFrame], commit: str | None = None
-) -> RenderableType:
+def summary(config: Config, tables: Mapping[str, pd.DataFrame], commit: str | None = None) -> RenderableType:
     """A rich renderable. `tables` needs accuracy and efficiency; `commit` is the current one."""
     parts: list[RenderableType] = []
     for dataset in config.datasets:

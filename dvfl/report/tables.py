@@ -28,14 +28,6 @@ TABLES: dict[str, Callable[[Config], pd.DataFrame]] = {
 }
 
 
-def write_tables(config: Config, folder: str | Path = FOLDER) -> None:
-    """Write every table of the config, and their union `all`."""
-    paths = [Path(folder) / name for name in TABLES]
-    for path in paths:
-        write_table(TABLES[path.name](config), path)
-    write_all([f"{path}.csv" for path in paths], Path(folder) / "all")
-
-
 def write_table(frame: pd.DataFrame, path: str | Path) -> None:
     """Write `path`.csv, .md and .tex; the same frame gives the same bytes."""
     text = frame.astype(object)

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 FILE = "delivered.json"
 
 
-def run_id(directory: Path, tracking: TrackingConfig) -> str | None:
-    """MLflow's id of the run whose outbox this is; None as long as MLflow has not been reached."""
-    return _load(directory, tracking)["run_id"]
+def run_id(outbox: Outbox, tracking: TrackingConfig) -> str | None:
+    """MLflow's id of the run; None as long as MLflow has not been reached."""
+    return _load(outbox.directory, tracking)["run_id"]
 
 
 def pending(outbox: Outbox, tracking: TrackingConfig) -> bool:

@@ -110,10 +110,12 @@ class Tracker:
         unique_id: str = "",
         reopen: bool = False,
     ) -> Tracker:
-        """The tracker of work that is no run of the plan, such as a profile; see `open`."""
-        outboxes = [Outbox(path.parent) for path in directory.glob(f"*/{FILE}")]
-        outboxes = [outbox for outbox in outboxes if outbox.opening]
-        outbox = max(outboxes, key=lambda outbox: outbox.opening["time"], default=None)
+        """The tracker of work that is no run of the plan, such as a profile; see `open`.
+
+        study: under whose parent run it is nested. unique_id: of an MLflow run that may exist.
+        """
+        outboxes = _outboxes(directory)
+        outbox = outboxes[-1] if outboxes else None
         if outbox is not None and (reopen or not outbox.finished):
             outbox.set_status("RUNNING")
             outbox.add_tags(tags or {})
@@ -144,9 +146,10 @@ class Tracker:
 
     @property
     def run_id(self) -> str | None:
-        """MLflow's id of the run; None as long as MLflow has not been reached."""
-        self.flush()
-        return delivery.run_id(self.outbox.directory, self.tracking)
+        """MLflow's id of the run; None where MLflow cannot be reached (see `run_id` for later)."""
+        if delivery.run_id(self.outbox, self.tracking) is None:
+            self._deliver()
+        return delivery.run_id(self.outbox, self.tracking)
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Settings, by dotted keys. The first value of a key stands; a later one becomes a tag."""
@@ -194,6 +197,21 @@ class Tracker:
             self._troubled = True
         spent = time.monotonic() - begin
         self._not_before = time.monotonic() + spent * (1 / SHARE - 1)
+
+
+def run_id(directory: Path, tracking: TrackingConfig) -> str | None:
+    """MLflow's id of the last run whose outbox lies in the folder that `Tracker.open` was given.
+
+    None where there is none, or it has not been delivered.
+    """
+    outboxes = _outboxes(directory)
+    return delivery.run_id(outboxes[-1], tracking) if outboxes else None
+
+
+def _outboxes(directory: Path) -> list[Outbox]:
+    """A run's outboxes, from the first to the last."""
+    outboxes = [Outbox(path.parent) for path in directory.glob(f"*/{FILE}")]
+    return sorted((box for box in outboxes if box.opening), key=lambda box: box.opening["time"])
 
 
 def deliver_pending(tracking: TrackingConfig, root: Path | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ class Checkpoint:
     def save(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, history: list[dict[str, Any]]) -> None:
         """Raises OutputError where it cannot be written; the one of the epoch before then still stands."""
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+        written = BytesIO()  # on a full disk torch.save itself ends in an error that does not say so
+        torch.save(state, written)
         with atomic(self.path) as partial:
-            torch.save(state, partial)
+            partial.write_bytes(written.getbuffer())
 
     def load(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
         """Brings model and optimiser to the saved state; returns the history so far, empty at a fresh start."""

@@ -21,7 +21,7 @@ from dvfl.data.transforms import normalise
 from dvfl.distill.targets import CachedTargets, OnlineTargets, check_teacher
 from dvfl.distill.task import DistillationTask, SupervisedTask, frozen
 from dvfl.evaluate.predict import predict_dataset
-from dvfl.files import atomic, read_json, sha256, write_json
+from dvfl.files import atomic, read_json, required, sha256, write_json
 from dvfl.models.weights import NetworkDescription, WeightsError, load_into, load_network, save_weights
 from dvfl.plan import Run, RunSettings
 from dvfl.progress import Progress
@@ -44,8 +44,8 @@ class RunData:
 
 
 def load_run_data(config: Config, run: Run) -> RunData:
-    index = read_index(plan.index_path(run.dataset))
-    split = read_split(plan.split_path(run.dataset, run.split))
+    index = read_index(required(plan.index_path(run.dataset)))
+    split = read_split(required(plan.split_path(run.dataset, run.split)))
     classes = index.drop_duplicates("label").sort_values("label")["class_name"].tolist()
     return RunData(index, split, clips_root(config.dataset_definitions[run.dataset]), classes)
 
@@ -85,13 +85,15 @@ def with_choice(config: Config, run: Run) -> tuple[RunSettings, dict[str, Any] |
 
 
 def input_hashes(config: Config, run: Run) -> dict[str, str | None]:
-    """sha256 of the files that the run reads."""
+    """sha256 of the files that the run reads. Raises MissingInput or WeightsError for one that is not there."""
     teacher = plan.teacher_of(config, run)
     weights = plan.run_settings(config, run).network.weights
+    if weights and not Path(weights).is_file():
+        raise WeightsError(f"{weights}: no such weights file; mend the path in the config")
     return {
-        "index": sha256(plan.index_path(run.dataset)),
-        "split": sha256(plan.split_path(run.dataset, run.split)),
-        "teacher_weights": sha256(teacher.directory / "weights.safetensors") if teacher else None,
+        "index": sha256(required(plan.index_path(run.dataset))),
+        "split": sha256(required(plan.split_path(run.dataset, run.split))),
+        "teacher_weights": sha256(required(teacher.directory / "weights.safetensors")) if teacher else None,
         "weights": sha256(weights) if weights else None,
     }
 
@@ -196,7 +198,7 @@ def _distillation(
         raise WeightsError(f"{weights}: the teacher knows other classes than {settings.dataset} has")
     network = frozen(network.to(recipe.device))
     assert settings.distill is not None
-    labels = torch.as_tensor(dataset.labels)
+    labels = torch.tensor(dataset.labels)  # a copy: pandas gives an array that may not be written
 
     def inputs_of(view: int):
         order = list(range(len(dataset)))

@@ -21,6 +21,10 @@ KINDS = [
     ("odd444.mp4", {"codec": "libx264", "pixels": "yuv444p", "height": 47, "width": 63}),
     ("mpeg4.mov", {}),
     ("vp8.webm", {"codec": "libvpx"}),
+    (
+        "hidden_frames.webm",
+        {"codec": "libvpx", "options": {"auto-alt-ref": "1", "arnr-maxframes": "7"}},
+    ),
     ("vp9.webm", {"codec": "libvpx-vp9"}),
     ("old.wmv", {"codec": "wmv2"}),
     ("moving.gif", {"codec": "gif", "pixels": "rgb8"}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import zlib
@@ -17,7 +18,9 @@ from dvfl import plan
 from dvfl.config import Config, check_config
 from dvfl.evaluate.score import score_predictions
 from dvfl.report.ablation import runs_by_trial
+from dvfl.report.checks import SHOWN
 from dvfl.report.inputs import profiled_models
+from dvfl.report.tables import TABLES, read_table, write_all, write_table
 
 ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef"
@@ -30,7 +33,7 @@ def synthetic_config(**changes: Any) -> Config:
         "datasets": ["motions", "other_set"],
         "dataset_definitions": {"other_set": {"kind": "folder", "root": "/data/other"}},
         "seeds": [0, 1, 2],
-        "teacher": {"model": "video_focalnet_w24_d2242"},
+        "teacher": {"model": "video_focalnet_w24_d1121"},
         "student": {"model": "video_focalnet_w12_d1121", "clips_per_class": 10},
         "distill": {"chosen_by": "alpha_temperature"},
         "arms": {
@@ -91,9 +94,7 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value))
 
 
-def _write_data(
-    config: Config, dataset: str, names: list[str], groups: int, per_group: int
-) -> pd.DataFrame:
+def _write_data(config: Config, dataset: str, names: list[str], groups: int, per_group: int) -> pd.DataFrame:
     rows, subsets = [], []
     for group in range(groups):
         subset = ("train", "validation", "test", "test")[group % 4]
@@ -134,9 +135,7 @@ def _skill(config: Config, run: plan.Run, trial: str) -> float:
     return skill
 
 
-def _write_run(
-    config: Config, run: plan.Run, trial: str, index: pd.DataFrame, names: list[str]
-) -> None:
+def _write_run(config: Config, run: plan.Run, trial: str, index: pd.DataFrame, names: list[str]) -> None:
     rng = np.random.default_rng(hash_of(str(run)))
     settings = plan.run_settings(config, run)
     clips = index[index["subset"] == settings.evaluated_on]
@@ -181,6 +180,9 @@ def _write_run(
         },
     )
     _write_history(run, settings.train.epochs, teacher is not None, rng)
+    if run in plan.motion_checked(config):
+        top1 = {name: {"value": 0.5, "ci_low": 0.4, "ci_high": 0.6} for name in SHOWN}
+        _write_json(plan.motion_check_path(run), {"clips": 24, "chance": 1 / len(names), "top1": top1})
 
 
 def _write_history(run: plan.Run, epochs: int, distilled: bool, rng: np.random.Generator) -> None:
@@ -224,7 +226,7 @@ PARAMS = {
     "video_focalnet_small": (88_505_237, 124.5),
     "video_focalnet_tiny": (49_323_341, 63.1),
     "vfl_net": (22_214_723, 27.2),
-    "video_focalnet_w24_d2242": (2_718_281, 0.0912),
+    "video_focalnet_w24_d1121": (2_718_281, 0.0912),
     "video_focalnet_w12_d1121": (361_234, 0.00917),
 }
 
@@ -278,16 +280,52 @@ def make_config() -> Callable[..., Config]:
     return synthetic_config
 
 
+@pytest.fixture(scope="session")
+def default_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of the synthetic config, written once; copy them, do not change them."""
+    folder = tmp_path_factory.mktemp("default")
+    (folder / "config").mkdir()
+    shutil.copy(ROOT / "config/published.csv", folder / "config")
+    with contextlib.chdir(folder):
+        config = synthetic_config()
+        write_results(config)
+        for name, build in TABLES.items():
+            write_table(build(config), f"results/tables/{name}")
+    return folder
+
+
 @pytest.fixture
-def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
-    """`tree(config, ...)` writes results for a config into a fresh working directory."""
+def tree(tmp_path: Path, default_tree: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
+    """`tree(config, ...)` puts results for a config, without tables, into a fresh working directory."""
     (tmp_path / "config").mkdir()
     shutil.copy(ROOT / "config/published.csv", tmp_path / "config")
     monkeypatch.chdir(tmp_path)
 
     def write(config: Config | None = None, **sizes: int) -> Config:
+        if config is None and not sizes:
+            shutil.copytree(default_tree / "results", "results", ignore=shutil.ignore_patterns("tables"))
+            return synthetic_config()
         config = config or synthetic_config()
         write_results(config, **sizes)
         return config
 
     return write
+
+
+@pytest.fixture
+def tables(default_tree: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, pd.DataFrame]:
+    """The tables of the synthetic config, with its results as the working directory: read only."""
+    monkeypatch.chdir(default_tree)
+    return {name: read_table(f"results/tables/{name}.csv") for name in TABLES}
+
+
+@pytest.fixture
+def make_tables() -> Callable[[Config], None]:
+    """`make_tables(config)` writes all tables of the results in the working directory."""
+
+    def make(config: Config) -> None:
+        for name, build in TABLES.items():
+            write_table(build(config), f"results/tables/{name}")
+        write_all([f"results/tables/{name}.csv" for name in TABLES])
+
+    return make

@@ -11,11 +11,6 @@ from dvfl.report.results import read_scores
 from dvfl.report.rows import COLUMNS, select, setting_parts
 
 
-@pytest.fixture
-def config(tree):
-    return tree()
-
-
 def of_study(table, study, **values):
     rows = select(table, dataset="motions", **values)
     parts = rows["setting"].map(setting_parts)
@@ -23,17 +18,17 @@ def of_study(table, study, **values):
     return rows[parts.str.get("study") == study]
 
 
-def test_one_row_per_trial_and_arm(config):
-    table = build_ablation(config)
+def test_one_row_per_trial_and_arm(tables):
+    table = tables["ablation"]
     assert tuple(table.columns) == COLUMNS
     assert len(of_study(table, "alpha_temperature", metric="top1")) == 10
     assert len(of_study(table, "labelled_clips", metric="top1")) == 6
 
 
-def test_values_are_those_of_the_trials(config):
-    table = build_ablation(config)
+def test_values_are_those_of_the_trials(tables, make_config):
+    table = tables["ablation"]
     rows = of_study(table, "labelled_clips", metric="top1", arm="student").set_index("trial")
-    trials = runs_by_trial(config, "motions", "labelled_clips")
+    trials = runs_by_trial(make_config(), "motions", "labelled_clips")
     for trial, row in rows.iterrows():
         runs = trials[trial, "student"]
         single = [read_scores(run)["metrics"]["top1"]["value"] for run in runs]
@@ -42,8 +37,8 @@ def test_values_are_those_of_the_trials(config):
     assert all(not run.study for run in trials["clips_per_class=10", "student"])
 
 
-def test_trials_are_compared_with_labels_alone(config):
-    table = build_ablation(config)
+def test_trials_are_compared_with_labels_alone(tables):
+    table = tables["ablation"]
     rows = of_study(table, "alpha_temperature", metric="top1_difference")
     assert len(rows) == 9 and set(rows["against"]) == {"alpha=0"}
     top1 = of_study(table, "alpha_temperature", metric="top1").set_index("trial")["value"]
@@ -51,8 +46,8 @@ def test_trials_are_compared_with_labels_alone(config):
     assert rows["value"].tolist() == pytest.approx(expected.tolist(), abs=1e-3)
 
 
-def test_gain_per_number_of_clips_is_paired(config):
-    table = build_ablation(config)
+def test_gain_per_number_of_clips_is_paired(tables):
+    table = tables["ablation"]
     rows = of_study(table, "labelled_clips", metric="top1_difference")
     assert rows["arm"].tolist() == ["distilled - student"] * 3
     top1 = of_study(table, "labelled_clips", metric="top1").set_index(["trial", "arm"])["value"]
@@ -64,15 +59,15 @@ def test_gain_per_number_of_clips_is_paired(config):
 
 
 @pytest.mark.parametrize("study", ["alpha_temperature", "labelled_clips"])
-def test_holm_covers_the_contrasts_of_a_study(config, study):
-    table = build_ablation(config)
+def test_holm_covers_the_contrasts_of_a_study(tables, study):
+    table = tables["ablation"]
     plain = of_study(table, study, metric="p_value")["value"]
     adjusted = of_study(table, study, metric="p_value_holm")["value"]
     assert adjusted.tolist() == pytest.approx(holm(plain).tolist(), rel=1e-3)
 
 
-def test_the_choice_is_marked(config):
-    table = build_ablation(config)
+def test_the_choice_is_marked(tables):
+    table = tables["ablation"]
     rows = of_study(table, "alpha_temperature", metric="top1")
     chosen = rows[rows["setting"].str.endswith("chosen=yes")]
     assert chosen["trial"].tolist() == ["alpha=0.9,temperature=4"]

@@ -24,15 +24,15 @@ def by_hand(arm: str, seed: int) -> pd.Series:
     return (answers == predictions["label"]).astype(float)
 
 
-def test_columns_and_units(tree):
-    table = build_accuracy(tree())
+def test_columns_and_units(tables):
+    table = tables["accuracy"]
     assert tuple(table.columns) == COLUMNS
     assert set(table["table"]) == {"accuracy"}
     assert table["metric"].ne("").all()
 
 
-def test_value_is_the_mean_over_seeds_in_percent(tree):
-    table = build_accuracy(tree())
+def test_value_is_the_mean_over_seeds_in_percent(tables):
+    table = tables["accuracy"]
     row = select(table, **MOTIONS, arm="student", metric="top1").iloc[0]
     expected = 100 * np.mean([by_hand("student", seed).mean() for seed in (0, 1, 2)])
     assert row["value"] == pytest.approx(expected, rel=1e-5)
@@ -41,18 +41,16 @@ def test_value_is_the_mean_over_seeds_in_percent(tree):
     assert row["setting"] == "views=1x1; interval=seeds+groups"
 
 
-def test_intervals_of_metrics_stay_in_range(tree):
-    table = build_accuracy(tree())
+def test_intervals_of_metrics_stay_in_range(tables):
+    table = tables["accuracy"]
     percent = select(table, unit="percent")
     assert percent["ci_low"].min() >= 0 and percent["ci_high"].max() <= 100
 
 
-def test_one_seed_has_the_bootstrap_of_its_scores(tree):
-    table = build_accuracy(tree())
+def test_one_seed_has_the_bootstrap_of_its_scores(tables):
+    table = tables["accuracy"]
     row = select(table, **MOTIONS, arm="teacher", metric="ece").iloc[0]
-    scores = pd.read_json(
-        "results/runs/motions/split1/as_described/teacher/seed0/scores.json", typ="series"
-    )
+    scores = pd.read_json("results/runs/motions/split1/as_described/teacher/seed0/scores.json", typ="series")
     ece = scores["metrics"]["ece"]
     assert row[["value", "ci_low", "ci_high"]].tolist() == pytest.approx(
         [100 * ece[key] for key in ("value", "ci_low", "ci_high")], rel=1e-5
@@ -60,8 +58,8 @@ def test_one_seed_has_the_bootstrap_of_its_scores(tree):
     assert row["setting"] == "views=1x1; interval=groups"
 
 
-def test_difference_is_paired_by_seed_and_clip(tree):
-    table = build_accuracy(tree())
+def test_difference_is_paired_by_seed_and_clip(tables):
+    table = tables["accuracy"]
     rows = select(table, **MOTIONS, arm="distilled - student", metric="top1_difference")
     joint = rows[rows["ci_low"].notna()].iloc[0]
     single = [by_hand("distilled", seed).sub(by_hand("student", seed)).mean() for seed in (0, 1, 2)]
@@ -74,45 +72,40 @@ def test_difference_is_paired_by_seed_and_clip(tree):
     assert p_values["value"].between(0, 1).all()
 
 
-def test_one_teacher_stands_against_every_student(tree):
-    table = build_accuracy(tree())
+def test_one_teacher_stands_against_every_student(tables):
+    table = tables["accuracy"]
     rows = select(table, **MOTIONS, arm="teacher - distilled", metric="top1_difference")
-    expected = by_hand("teacher", 0).mean() - np.mean(
-        [by_hand("distilled", s).mean() for s in (0, 1, 2)]
-    )
+    expected = by_hand("teacher", 0).mean() - np.mean([by_hand("distilled", s).mean() for s in (0, 1, 2)])
     assert rows.iloc[0]["value"] == pytest.approx(100 * expected, rel=1e-5)
     assert rows.iloc[0]["n_seeds"] == 3
     assert rows.iloc[0]["run_ids"].count(";") == 3  # the one teacher is named once
 
 
-def test_holm_covers_the_contrasts_of_a_split(tree):
-    table = select(build_accuracy(tree()), **MOTIONS)
+def test_holm_covers_the_contrasts_of_a_split(tables):
+    table = select(tables["accuracy"], **MOTIONS)
     adjusted = select(table, metric="p_value_holm")
     plain = select(table, metric="p_value")
     plain = plain[plain["setting"].isin(adjusted["setting"])]
     low, high = sorted(plain["value"])
-    assert sorted(adjusted["value"]) == pytest.approx(
-        [min(1, 2 * low), max(2 * low, high)], rel=1e-4
-    )
+    assert sorted(adjusted["value"]) == pytest.approx([min(1, 2 * low), max(2 * low, high)], rel=1e-4)
 
 
-def test_run_ids_follow_the_seeds(tree):
-    config = tree()
-    row = select(build_accuracy(config), **MOTIONS, arm="student", metric="top1").iloc[0]
+def test_run_ids_follow_the_seeds(tables):
+    row = select(tables["accuracy"], **MOTIONS, arm="student", metric="top1").iloc[0]
     runs = [Run("motions", "split1", "as_described", "student", seed) for seed in (0, 1, 2)]
     assert row["run_ids"] == ";".join(read_record(run)["mlflow_run_id"] for run in runs)
 
 
-def test_clips_are_counted_and_bad_ones_too(tree):
-    table = select(build_accuracy(tree()), **MOTIONS)
+def test_clips_are_counted_and_bad_ones_too(tables):
+    table = select(tables["accuracy"], **MOTIONS)
     test = select(table, setting="subset=test").set_index("metric")["value"]
     assert test.to_dict() == {"clips": 24, "groups": 6}
     left_out = select(table, metric="clips_left_out").set_index("setting")["value"]
     assert left_out.to_dict() == {"status=unreadable": 1, "status=any": 1}
 
 
-def test_chosen_values_stand_in_the_setting(tree):
-    row = select(build_accuracy(tree()), **MOTIONS, arm="distilled", metric="top1").iloc[0]
+def test_chosen_values_stand_in_the_setting(tables):
+    row = select(tables["accuracy"], **MOTIONS, arm="distilled", metric="top1").iloc[0]
     assert row["setting"].startswith("views=1x1; alpha=0.9; temperature=4; ")
 
 
@@ -122,9 +115,7 @@ def test_seeds_that_do_not_meet_are_not_compared(tree, make_config):
         "student": {"network": "student", "seeds": [5]},
         "distilled": {"network": "student", "distil_from": "teacher"},
     }
-    table = build_accuracy(
-        tree(make_config(arms=arms, ablation={"run": [], "studies": {}}, distill={}))
-    )
+    table = build_accuracy(tree(make_config(arms=arms, ablation={"run": [], "studies": {}}, distill={})))
     row = select(table, arm="distilled - student").iloc[0]
     assert row["setting"] == "not compared: no seed in common" and np.isnan(row["value"])
 
@@ -154,3 +145,11 @@ def test_contrasts_of_the_controls(make_config):
         ("distilled", "distilled_few"),
     ]
     assert main_arms(config) == ["teacher", "student", "distilled"]
+
+
+def test_given_weights_have_no_training_clips(tree, make_config):
+    teacher = {"model": "video_focalnet_w24_d1121", "weights": "teacher.safetensors"}
+    table = build_accuracy(tree(make_config(teacher=teacher)))
+    rows = select(table, **MOTIONS, arm="teacher")
+    assert set(rows["setting"]) == {"views=1x1; weights=given; interval=groups"}
+    assert "training_clips" not in set(rows["metric"])

@@ -9,7 +9,6 @@ import pytest
 
 from dvfl.report.accuracy import build_accuracy
 from dvfl.report.claims import build_claims
-from dvfl.report.efficiency import build_efficiency
 from dvfl.report.rows import COLUMNS, select
 
 HEADER = "dataset,split,protocol,views,model,arm,metric,unit,value,source\n"
@@ -17,12 +16,12 @@ AT_PAPER_SIZE = {"input": {"img_size": 224, "short_side": 256}}
 
 
 def claim(value: float, views: str = "1", dataset: str = "motions") -> str:
-    model = "video_focalnet_w24_d2242"
+    model = "video_focalnet_w24_d1121"
     return f"{dataset},split1,as_described,{views},{model},teacher,top1,percent,{value},a paper\n"
 
 
-def test_efficiency_values(tree):
-    table = build_efficiency(tree())
+def test_efficiency_values(tables):
+    table = tables["efficiency"]
     assert tuple(table.columns) == COLUMNS
     params = select(table, metric="params").set_index("model")["value"]
     assert params["video_focalnet_base"] == 157.083
@@ -31,8 +30,8 @@ def test_efficiency_values(tree):
     assert arms["vfl_net"] == "student" and arms["video_focalnet_w12_d1121"] == "student, distilled"
 
 
-def test_ratios_of_paper_and_own_models(tree):
-    table = select(build_efficiency(tree()), arm="teacher / student")
+def test_ratios_of_paper_and_own_models(tables):
+    table = select(tables["efficiency"], arm="teacher / student")
     paper = select(table, model="video_focalnet_base / vfl_net").set_index("metric")
     assert paper.loc["params_ratio", "value"] == pytest.approx(157_082_741 / 22_214_723, rel=1e-5)
     assert paper.loc["gmacs_ratio", ["published", "difference"]].tolist() == pytest.approx(
@@ -40,40 +39,37 @@ def test_ratios_of_paper_and_own_models(tree):
     )
     assert set(paper.index) == {"params_ratio", "gmacs_ratio", "latency_ratio", "memory_ratio"}
     assert paper["published"].notna().sum() == 1
-    own = select(table, model="video_focalnet_w24_d2242 / video_focalnet_w12_d1121")
+    own = select(table, model="video_focalnet_w24_d1121 / video_focalnet_w12_d1121")
     assert len(own) == 4 and own["published"].isna().all()
 
 
-def test_what_was_not_measured_has_no_row(tree):
-    assert "latency_p95_ms" not in set(build_efficiency(tree())["metric"])
+def test_what_was_not_measured_has_no_row(tables):
+    assert "latency_p95_ms" not in set(tables["efficiency"]["metric"])
 
 
-def test_every_published_number_is_a_claim(tree):
-    table = build_claims(tree())
+def test_every_published_number_is_a_claim(tables):
+    table = tables["claims"]
     published = pd.read_csv("config/published.csv")
     assert table["published"].tolist() == published["value"].tolist()
     assert table["model"].tolist() == published["model"].tolist()
 
 
-def test_accuracies_of_other_data_are_not_tested(tree):
-    config = tree()
-    claims = build_claims(config)
+def test_accuracies_of_other_data_are_not_tested(tables):
+    claims = tables["claims"]
     accuracies = select(claims, unit="percent")
     assert accuracies["value"].isna().all() and accuracies["difference"].isna().all()
     assert accuracies["setting"].str.startswith("not tested here: needs ").all()
-    assert build_accuracy(config)["published"].isna().all()
+    assert tables["accuracy"]["published"].isna().all()
 
 
-def test_sizes_are_tested_in_every_run(tree):
-    claims = build_claims(tree())
+def test_sizes_are_tested_in_every_run(tables):
+    claims = tables["claims"]
     sizes = select(claims, metric="params").set_index("model")
     assert sizes["setting"].str.startswith("reproduced: ").all()
     assert sizes.loc["video_focalnet_base", "difference"] == pytest.approx(0.083)
     ratio = select(claims, metric="compute_reduction_vs_teacher").iloc[0]
     assert ratio["value"] == pytest.approx(8.12132)
-    assert ratio["setting"].startswith(
-        "not reproduced: measured 8.12, as multiply-adds (parameters: 7.07)"
-    )
+    assert ratio["setting"].startswith("not reproduced: measured 8.12, as multiply-adds (parameters: 7.07)")
 
 
 def test_an_unprofiled_model_is_not_tested(tree, make_config):
@@ -93,10 +89,7 @@ def test_a_number_that_is_tested_has_value_and_verdict(tree, make_config):
     claims = build_claims(config)
     assert (claims["value"] == value["value"]).all() and (claims["n_seeds"] == 1).all()
     inside = [
-        low <= p <= high
-        for low, p, high in zip(
-            claims["ci_low"], claims["published"], claims["ci_high"], strict=True
-        )
+        low <= p <= high for low, p, high in zip(claims["ci_low"], claims["published"], claims["ci_high"], strict=True)
     ]
     assert inside == [True, False]
     assert claims["setting"].iloc[0].startswith("reproduced: the published value lies in")
@@ -113,7 +106,7 @@ def test_a_number_that_is_tested_has_value_and_verdict(tree, make_config):
         (claim(50, dataset="ucf50"), "data set ucf50 with split split1"),
         (claim(50).replace("split1", "split2"), "split split2"),
         (claim(50).replace("as_described", "as_released"), "protocol as_released"),
-        (claim(50).replace(",teacher,", ",student,"), "arm student with video_focalnet_w24_d2242"),
+        (claim(50).replace(",teacher,", ",student,"), "arm student with video_focalnet_w24_d1121"),
     ],
 )
 def test_one_thing_that_differs_is_enough(tree, make_config, line, lacking):

@@ -8,45 +8,46 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dvfl.report.figures import FIGURES, write_figure, write_figures
+from dvfl.report.figures import FIGURES, write_figure
 from dvfl.report.figures.confusion import most_confused
 from dvfl.report.inputs import figure_inputs
 from dvfl.report.rows import select
 from dvfl.report.style import RC, looks, style
-from dvfl.report.tables import read_table, write_tables
 
 
 @pytest.fixture
-def config(tree):
-    config = tree()
-    write_tables(config)
-    return config
+def config(tables, make_config):
+    """The synthetic config, its results and tables being the working directory: read only."""
+    return make_config()
 
 
-def test_all_figures_twice_the_same(config):
-    write_figures(config)
-    first = {path.name: path.read_bytes() for path in Path("results/figures").iterdir()}
+def test_all_figures_twice_the_same(config, tmp_path):
+    for name in FIGURES:
+        write_figure(name, config, tmp_path)
+    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert set(first) == {f"{name}.{end}" for name in FIGURES for end in ("pdf", "png", "csv")}
     assert b"CreationDate" not in first["confusion.pdf"]
     for name in ("labelled_clips", "accuracy_vs_params"):
-        write_figure(name, config, "again")
+        write_figure(name, config, tmp_path / "again")
         for end in ("pdf", "png", "csv"):
-            assert Path(f"again/{name}.{end}").read_bytes() == first[f"{name}.{end}"]
+            assert (tmp_path / f"again/{name}.{end}").read_bytes() == first[f"{name}.{end}"]
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_needs_its_inputs_and_nothing_else(config, name):
-    inputs = figure_inputs(name, config)
-    for path in sorted(Path("results").rglob("*")):
+def test_figures_need_their_inputs_and_nothing_else(tree, make_tables):
+    config = tree()
+    make_tables(config)
+    inputs = {path for name in FIGURES for path in figure_inputs(name, config)}
+    for path in sorted(Path("results").rglob("*.*")):
         if path.is_file() and path not in inputs:
             path.unlink()
-    assert not FIGURES[name].data(config).empty
+    for name in FIGURES:
+        assert not FIGURES[name].data(config).empty
 
 
-def test_tradeoff_is_that_of_the_tables(config):
+def test_tradeoff_is_that_of_the_tables(config, tables):
     frame = FIGURES["accuracy_vs_params"].data(config)
     row = select(frame, dataset="motions", arm="distilled").iloc[0]
-    table = select(read_table("results/tables/accuracy.csv"), dataset="motions", arm="distilled")
+    table = select(tables["accuracy"], dataset="motions", arm="distilled")
     assert row["top1"] == select(table, metric="top1")["value"].iloc[0]
     assert row["params"] == 0.361234 and row["latency_ms"] == pytest.approx(3.11004)
 
@@ -75,9 +76,9 @@ def test_curves_are_in_percent(config):
     assert set(select(frame, quantity="loss_kd")["arm"]) == {"distilled"}
 
 
-def test_figures_say_what_was_not_run(tree, make_config):
+def test_figures_say_what_was_not_run(tree, make_config, make_tables):
     config = tree(make_config(ablation={"run": [], "studies": {}}, distill={}))
-    write_tables(config)
+    make_tables(config)
     for name in ("alpha_temperature", "labelled_clips"):
         frame = FIGURES[name].data(config)
         assert frame.empty and len(frame.columns) > 5
@@ -86,10 +87,11 @@ def test_figures_say_what_was_not_run(tree, make_config):
         assert figure.texts[0].get_text().startswith("not run: ")
 
 
-def test_one_seed_and_many_classes(tree, make_config):
+def test_one_seed_and_many_classes(tree, make_config, make_tables, tmp_path):
     config = tree(make_config(datasets=["motions"], seeds=[0]), classes=25, groups=8)
-    write_tables(config)
-    write_figures(config)
+    make_tables(config)
+    for name in FIGURES:
+        write_figure(name, config, tmp_path)
     frame = FIGURES["confusion"].data(config)
     with style():
         figure = FIGURES["confusion"].draw(frame)
@@ -115,3 +117,13 @@ def test_style_is_readable_in_print():
     look = looks(["distilled", "mine", "teacher"])
     assert len({(each.color, each.marker) for each in look.values()}) == len(look)
     assert looks(["distilled"])["distilled"] == look["distilled"]
+
+
+def test_a_run_without_training_has_no_curve(tree, make_config):
+    config = tree(make_config(datasets=["motions"]))
+    history = Path("results/runs/motions/split1/as_described/teacher/seed0/history.csv")
+    history.write_text("epoch\n")  # what a run with given weights leaves
+    frame = FIGURES["training_curves"].data(config)
+    assert set(frame["arm"]) == {"student", "distilled"}
+    with style():
+        FIGURES["training_curves"].draw(frame)

@@ -8,17 +8,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dvfl.report.summary import gain_sentence, summarise, summary
-from dvfl.report.tables import read_table, write_tables
+from dvfl.report.summary import gain_sentence, summary
+from dvfl.report.tables import TABLES
 
 COMMIT = "0123456789abcdef"
-
-
-@pytest.fixture
-def config(tree):
-    config = tree()
-    write_tables(config)
-    return config
 
 
 def said(renderable: object) -> str:
@@ -28,12 +21,8 @@ def said(renderable: object) -> str:
     return capture.get()
 
 
-def tables() -> dict:
-    return {name: read_table(f"results/tables/{name}.csv") for name in ("accuracy", "efficiency")}
-
-
-def test_numbers_gain_and_places(config):
-    text = said(summary(config, tables(), COMMIT))
+def test_numbers_gain_and_places(tables, make_config):
+    text = said(summary(make_config(), tables, COMMIT))
     for part in ("motions, split1", "other_set, split1", "teacher", "student", "distilled"):
         assert part in text
     assert "distilled - student:" in text and "95 % interval over seeds and groups" in text
@@ -50,21 +39,23 @@ def test_numbers_gain_and_places(config):
         (-1, 9, "no gain is shown, the interval includes 0"),
     ],
 )
-def test_the_sentence_follows_the_interval(config, low, high, verdict):
-    accuracy = tables()["accuracy"]
+def test_the_sentence_follows_the_interval(tables, make_config, low, high, verdict):
+    accuracy = tables["accuracy"]
     joint = accuracy["arm"].eq("distilled - student") & accuracy["ci_low"].notna()
     accuracy.loc[joint, ["value", "ci_low", "ci_high"]] = [(low + high) / 2, low, high]
-    sentence = gain_sentence(config, accuracy)
+    sentence = gain_sentence(make_config(), accuracy)
     assert sentence.endswith(f": {verdict}.") and f"[{low:+.1f}, {high:+.1f}]" in sentence
 
 
-def test_other_and_uncommitted_code_is_named(config):
+def test_other_and_uncommitted_code_is_named(tree, tables, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    config = tree()
     run = Path("results/runs/motions/split1/as_described/student/seed1/run.json")
     record = json.loads(run.read_text())
     run.write_text(json.dumps(record | {"commit": "another"}))
     trial = Path("results/ablation/motions/alpha_temperature/alpha=0/distilled/seed0/run.json")
     trial.write_text(json.dumps(record | {"dirty": True}))
-    text = said(summary(config, tables(), COMMIT))
+    text = said(summary(config, tables, COMMIT))
     assert f"1 run(s) in the tables were made by another commit than {COMMIT}:" in text
     assert "results/runs/motions/split1/as_described/student/seed1" in text
     assert "1 run(s) in the tables were made by uncommitted code:" in text
@@ -74,5 +65,5 @@ def test_other_and_uncommitted_code_is_named(config):
 def test_no_distilled_arm(tree, make_config):
     arms = {"teacher": {"network": "teacher"}, "student": {"network": "student"}}
     config = tree(make_config(arms=arms, ablation={"run": [], "studies": {}}, distill={}))
-    write_tables(config)
-    assert "compares no distilled arm" in said(summarise(config))
+    tables = {name: TABLES[name](config) for name in ("accuracy", "efficiency")}
+    assert "compares no distilled arm" in said(summary(config, tables))

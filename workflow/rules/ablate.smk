@@ -11,10 +11,12 @@ rule trial:
         about="results/{run}/run.json",
         predictions="results/{run}/predictions.parquet",
         scores="results/{run}/scores.json",
-    wildcard_constraints:
-        run=r"ablation/[^/]+/(?!selection/)[^/]+/[^/]+/[^/]+/seed\d+",
     log:
         "results/logs/trial/{run}.log",
+    wildcard_constraints:
+        run=r"ablation/[^/]+/(?!selection/)[^/]+/[^/]+/[^/]+/seed\d+",
+    conda:
+        "../../envs/dvfl.yaml"
     threads: lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).train.threads
     resources:
         machine_cores=lambda wc, threads: threads,
@@ -22,12 +24,10 @@ rule trial:
     params:
         settings=lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).digest,
         evaluate=CONFIG.evaluate.model_dump(),
-    conda:
-        "../../envs/dvfl.yaml"
     message:
         "Trial {wildcards.run}"
     shell:
-        "{DVFL} trial results/{wildcards.run:q} --config {CONFIG_FILE} 2>&1 | tee {log:q}"
+        "dvfl trial results/{wildcards.run:q} 2>&1 | tee {log:q}"
 
 
 rule choose:
@@ -37,12 +37,12 @@ rule choose:
         "results/ablation/{dataset}/{study}/choice.json",
     log:
         "results/logs/choose/{dataset}.{study}.log",
+    conda:
+        "../../envs/dvfl.yaml"
     resources:
         machine_cores=1,
         mem_mb=1000,
-    conda:
-        "../../envs/dvfl.yaml"
     message:
         "What {wildcards.study} chooses on the validation subset of {wildcards.dataset}"
     shell:
-        "{DVFL} choose {wildcards.dataset} {wildcards.study} --config {CONFIG_FILE} 2>&1 | tee {log}"
+        "dvfl choose {wildcards.dataset} {wildcards.study} 2>&1 | tee {log}"

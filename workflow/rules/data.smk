@@ -6,18 +6,18 @@ rule fetch:
         "results/data/{dataset}/fetched.json",
     log:
         "results/logs/fetch/{dataset}.log",
+    conda:
+        "../../envs/dvfl.yaml"
     threads: usable_cores(workflow.cores)
     resources:
         machine_cores=lambda wc, threads: threads,
         mem_mb=2000,
     params:
         definition=lambda wc: steps.definition_of_clips(CONFIG, wc.dataset),
-    conda:
-        "../../envs/dvfl.yaml"
     message:
         "Getting the clips of {wildcards.dataset}"
     shell:
-        "{DVFL} fetch {wildcards.dataset} --workers {threads} --out {output} --config {CONFIG_FILE} 2>&1 | tee {log}"
+        "dvfl fetch {wildcards.dataset} --workers {threads} --out {output} 2>&1 | tee {log}"
 
 
 rule index:
@@ -27,6 +27,8 @@ rule index:
         "results/data/{dataset}/index.parquet",
     log:
         "results/logs/index/{dataset}.log",
+    conda:
+        "../../envs/dvfl.yaml"
     threads: usable_cores(workflow.cores)
     resources:
         machine_cores=lambda wc, threads: threads,
@@ -34,12 +36,10 @@ rule index:
     params:
         definition=lambda wc: steps.definition_of_clips(CONFIG, wc.dataset),
         clips=lambda wc: steps.listing(CONFIG.dataset_definitions[wc.dataset]),
-    conda:
-        "../../envs/dvfl.yaml"
     message:
         "Opening and measuring every clip of {wildcards.dataset}"
     shell:
-        "{DVFL} index {wildcards.dataset} --workers {threads} --config {CONFIG_FILE} 2>&1 | tee {log}"
+        "dvfl index {wildcards.dataset} --workers {threads} 2>&1 | tee {log}"
 
 
 rule split:
@@ -49,14 +49,14 @@ rule split:
         "results/data/{dataset}/splits/{split}.csv",
     log:
         "results/logs/split/{dataset}.{split}.log",
+    conda:
+        "../../envs/dvfl.yaml"
     resources:
         machine_cores=1,
         mem_mb=1000,
     params:
         definition=lambda wc: steps.definition_of_split(CONFIG, wc.dataset),
-    conda:
-        "../../envs/dvfl.yaml"
     message:
         "Drawing {wildcards.split} of {wildcards.dataset}"
     shell:
-        "{DVFL} split {wildcards.dataset} {wildcards.split} --config {CONFIG_FILE} 2>&1 | tee {log}"
+        "dvfl split {wildcards.dataset} {wildcards.split} 2>&1 | tee {log}"

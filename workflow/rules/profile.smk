@@ -9,6 +9,8 @@ rule profile:
         "results/profile/{model}.json",
     log:
         "results/logs/profile/{model}.log",
+    conda:
+        "../../envs/dvfl.yaml"
     threads: workflow.cores
     resources:
         machine_cores=usable_cores(workflow.cores),
@@ -16,9 +18,7 @@ rule profile:
     params:
         settings=lambda wc: steps.profile_settings(CONFIG, wc.model),
         timed_threads=usable_cores(workflow.cores),
-    conda:
-        "../../envs/dvfl.yaml"
     message:
         "Measuring {wildcards.model}, alone on the machine"
     shell:
-        "{DVFL} profile {wildcards.model} --threads {params.timed_threads} --config {CONFIG_FILE} 2>&1 | tee {log}"
+        "dvfl profile {wildcards.model} --threads {params.timed_threads} 2>&1 | tee {log}"

@@ -20,17 +20,17 @@ rule tables:
         each_format=[f"results/tables/{table}.{ending}" for table in steps.TABLES for ending in ("md", "tex")],
     log:
         "results/logs/tables.log",
+    conda:
+        "../../envs/dvfl.yaml"
     resources:
         machine_cores=1,
         mem_mb=2000,
     params:
         settings=steps.report_settings(CONFIG),
-    conda:
-        "../../envs/dvfl.yaml"
     message:
         "Writing the tables"
     shell:
-        "{DVFL} tables --config {CONFIG_FILE} 2>&1 | tee {log}"
+        "dvfl tables 2>&1 | tee {log}"
 
 
 rule figures:
@@ -50,14 +50,14 @@ rule figures:
         others=[f"results/figures/{figure}.{ending}" for figure in steps.FIGURES for ending in ("pdf", "csv")],
     log:
         "results/logs/figures.log",
+    conda:
+        "../../envs/dvfl.yaml"
     resources:
         machine_cores=1,
         mem_mb=2000,
     params:
         settings=steps.report_settings(CONFIG),
-    conda:
-        "../../envs/dvfl.yaml"
     message:
         "Drawing the figures"
     shell:
-        "{DVFL} figures --config {CONFIG_FILE} 2>&1 | tee {log}"
+        "dvfl figures 2>&1 | tee {log}"

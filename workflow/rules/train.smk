@@ -9,18 +9,18 @@ rule tracking:
         "results/tracking/ready.json",
     log:
         "results/logs/tracking.log",
+    conda:
+        "../../envs/dvfl.yaml"
     resources:
         machine_cores=1,
         mem_mb=1000,
     params:
         tracking=CONFIG.tracking.model_dump(),
         studies=plan.studies_to_track(CONFIG),
-    conda:
-        "../../envs/dvfl.yaml"
     message:
         "Opening the MLflow store before anything runs in parallel"
     shell:
-        "{DVFL} tracking --out {output} --config {CONFIG_FILE} 2>&1 | tee {log}"
+        "dvfl tracking --out {output} 2>&1 | tee {log}"
 
 
 rule train:
@@ -31,22 +31,22 @@ rule train:
         weights="results/{run}/weights.safetensors",
         history="results/{run}/history.csv",
         about="results/{run}/run.json",
-    wildcard_constraints:
-        run=TRAINED_ALONE,
     log:
         "results/logs/train/{run}.log",
+    wildcard_constraints:
+        run=TRAINED_ALONE,
+    conda:
+        "../../envs/dvfl.yaml"
     threads: lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).train.threads
     resources:
         machine_cores=lambda wc, threads: threads,
         mem_mb=2000,
     params:
         settings=lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).digest,
-    conda:
-        "../../envs/dvfl.yaml"
     message:
         "Training {wildcards.run}"
     shell:
-        "{DVFL} train results/{wildcards.run} --config {CONFIG_FILE} 2>&1 | tee {log}"
+        "dvfl train results/{wildcards.run} 2>&1 | tee {log}"
 
 
 rule test:
@@ -57,22 +57,22 @@ rule test:
         split=lambda wc: plan.split_path(RUNS[wc.run].dataset, RUNS[wc.run].split),
     output:
         "results/{run}/predictions.parquet",
-    wildcard_constraints:
-        run=TRAINED_ALONE,
     log:
         "results/logs/test/{run}.log",
+    wildcard_constraints:
+        run=TRAINED_ALONE,
+    conda:
+        "../../envs/dvfl.yaml"
     threads: lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).train.threads
     resources:
         machine_cores=lambda wc, threads: threads,
         mem_mb=2000,
     params:
         views=(CONFIG.evaluate.clips, CONFIG.evaluate.crops),
-    conda:
-        "../../envs/dvfl.yaml"
     message:
         "Predicting every test clip with {wildcards.run}"
     shell:
-        "{DVFL} test results/{wildcards.run} --config {CONFIG_FILE} 2>&1 | tee {log}"
+        "dvfl test results/{wildcards.run} 2>&1 | tee {log}"
 
 
 rule score:
@@ -84,21 +84,21 @@ rule score:
         ready=ancient("results/tracking/ready.json"),
     output:
         "results/{run}/scores.json",
-    wildcard_constraints:
-        run=TRAINED_ALONE,
     log:
         "results/logs/score/{run}.log",
+    wildcard_constraints:
+        run=TRAINED_ALONE,
+    conda:
+        "../../envs/dvfl.yaml"
     resources:
         machine_cores=1,
         mem_mb=1000,
     params:
         resamples=CONFIG.evaluate.resamples,
-    conda:
-        "../../envs/dvfl.yaml"
     message:
         "Scoring {wildcards.run}"
     shell:
-        "{DVFL} score results/{wildcards.run} --config {CONFIG_FILE} 2>&1 | tee {log}"
+        "dvfl score results/{wildcards.run} 2>&1 | tee {log}"
 
 
 rule motion_check:
@@ -107,16 +107,16 @@ rule motion_check:
         split=lambda wc: plan.split_path(RUNS[wc.run].dataset, RUNS[wc.run].split),
     output:
         "results/{run}/motion_check.json",
-    wildcard_constraints:
-        run=TRAINED_ALONE,
     log:
         "results/logs/motion_check/{run}.log",
+    wildcard_constraints:
+        run=TRAINED_ALONE,
+    conda:
+        "../../envs/dvfl.yaml"
     resources:
         machine_cores=1,
         mem_mb=2000,
-    conda:
-        "../../envs/dvfl.yaml"
     message:
         "Is the class in the motion? Asking {wildcards.run}"
     shell:
-        "{DVFL} motion-check results/{wildcards.run} --out {output} --config {CONFIG_FILE} 2>&1 | tee {log}"
+        "dvfl motion-check results/{wildcards.run} --out {output} 2>&1 | tee {log}"

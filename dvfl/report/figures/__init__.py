@@ -51,9 +51,3 @@ def write_figure(name: str, config: Config, folder: str | Path = FOLDER) -> None
         save(FIGURES[name].draw(frame), path)
     with atomic(path.with_suffix(".csv")) as partial:
         frame.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
-
-
-def write_figures(config: Config, folder: str | Path = FOLDER) -> None:
-    """Write all figures."""
-    for name in FIGURES:
-        write_figure(name, config, folder)

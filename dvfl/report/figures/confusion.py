@@ -28,11 +28,7 @@ def data(config: Config) -> pd.DataFrame:
     for dataset in config.datasets:
         for split in config.dataset_definitions[dataset].splits:
             for arm in main_arms(config):
-                runs = [
-                    run
-                    for run in final_runs(config)
-                    if (run.dataset, run.split, run.arm) == (dataset, split, arm)
-                ]
+                runs = [run for run in final_runs(config) if (run.dataset, run.split, run.arm) == (dataset, split, arm)]
                 scores = [read_scores(run) for run in runs]
                 classes = scores[0]["classes"]
                 counts = np.sum([each["confusion"] for each in scores], axis=0)

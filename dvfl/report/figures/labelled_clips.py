@@ -57,9 +57,7 @@ def draw(frame: pd.DataFrame) -> Figure:
             cell.set_title(style.place(dataset, split))
             cell.set_xlabel("labelled training clips of the student (log scale)")
     handles = [each for cell in axes[0] for each in cell.get_legend_handles_labels()[0]]
-    figure.legend(
-        handles=handles, loc="outside upper center", ncols=4, title="bars: 95 % intervals"
-    )
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, title="bars: 95 % intervals")
     return figure
 
 

@@ -62,10 +62,7 @@ def _draw(frame: pd.DataFrame, x: str, size: str) -> Figure:
     for row in axes:
         style.percent_axis(row[0], "top-1 on test (%)")
     arms = list(dict.fromkeys(frame["arm"]))
-    marks = [
-        Line2D([], [], color=looks[arm].color, marker=looks[arm].marker, linestyle="", label=arm)
-        for arm in arms
-    ]
+    marks = [Line2D([], [], color=looks[arm].color, marker=looks[arm].marker, linestyle="", label=arm) for arm in arms]
     name = _LABELS[size].split(" (log")[0].replace(" (million, log scale)", " (million)")
     sizes = sorted(frame[size].unique())
     shown = [sizes[0], sizes[-1]] if len(sizes) > 1 else sizes
@@ -94,9 +91,7 @@ def _draw(frame: pd.DataFrame, x: str, size: str) -> Figure:
     return figure
 
 
-def _panel(
-    cell: Axes, rows: pd.DataFrame, x: str, size: str, area: float, looks: dict[str, style.Look]
-) -> None:
+def _panel(cell: Axes, rows: pd.DataFrame, x: str, size: str, area: float, looks: dict[str, style.Look]) -> None:
     for _, alike in rows.groupby(x, sort=False):
         middle = (len(alike) - 1) / 2
         for position, row in enumerate(alike.itertuples()):

@@ -1,0 +1,191 @@
+"""Trials are recorded once each, by many processes at once; a study chooses on validation or not at all."""
+
+from __future__ import annotations
+
+import multiprocessing
+from typing import Any
+
+import pytest
+
+from dvfl import plan
+from dvfl.ablate.job import run_trial
+from dvfl.ablate.study import choose, record_trial, recorded_trials
+from dvfl.config import ConfigError, check_config, merge
+from dvfl.files import MissingInput, read_json, write_json
+from dvfl.plan import Run
+
+RAW: dict[str, Any] = {
+    "datasets": ["mine"],
+    "dataset_definitions": {"mine": {"kind": "folder", "root": "/clips"}},
+    "teacher": {"model": "video_focalnet_small"},
+    "student": {"model": "video_focalnet_tiny"},
+    "arms": {"teacher": {"network": "teacher"}, "distilled": {"network": "student", "distil_from": "teacher"}},
+    "ablation": {
+        "studies": {
+            "sweep": {
+                "arms": ["distilled"],
+                "grid": {"distill.alpha": [0.2, 0.5, 0.9], "distill.temperature": [1, 10]},
+                "points": [{"distill.alpha": 0.0}, {"distill.alpha": 0.5, "distill.divergence": "reverse_kl"}],
+                "seeds": [0, 1],
+            }
+        }
+    },
+}
+CONFIG = check_config(RAW)
+TRIALS = plan.trial_runs(CONFIG, "mine", "sweep")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def recorded() -> dict[tuple[str, int], float]:
+    return {(t.user_attrs["trial"], t.user_attrs["seed"]): t.value for t in recorded_trials("mine", "sweep")}
+
+
+def test_a_trial_is_recorded_with_its_values_its_curve_and_whose_it_is():
+    run = next(run for run in TRIALS if run.trial == "alpha=0.5,temperature=10")
+    record_trial(CONFIG, run, 0.625, {10: 0.25, 20: 0.5})
+    (trial,) = recorded_trials("mine", "sweep")
+    assert trial.params == {"distill.alpha": 0.5, "distill.temperature": 10}
+    assert trial.value == 0.625
+    assert trial.intermediate_values == {10: 0.25, 20: 0.5}
+    assert trial.user_attrs == {"trial": run.trial, "arm": "distilled", "seed": 0, "run": str(run)}
+    assert trial.state.name == "COMPLETE"
+
+
+def test_every_kind_of_point_can_be_recorded():
+    for number, run in enumerate(TRIALS):
+        record_trial(CONFIG, run, number / 100, {})
+    assert recorded() == {(run.trial, run.seed): number / 100 for number, run in enumerate(TRIALS)}
+    assert len(TRIALS) == 2 * 8
+
+
+def test_a_trial_done_again_replaces_its_earlier_outcome_alone():
+    one, other = TRIALS[0], TRIALS[2]
+    record_trial(CONFIG, one, 0.1, {1: 0.1, 2: 0.1})
+    record_trial(CONFIG, other, 0.2, {1: 0.2})
+    record_trial(CONFIG, one, 0.3, {1: 0.3})
+    assert recorded() == {(one.trial, 0): 0.3, (other.trial, 0): 0.2}
+    curves = {t.user_attrs["trial"]: t.intermediate_values for t in recorded_trials("mine", "sweep")}
+    assert curves == {one.trial: {1: 0.3}, other.trial: {1: 0.2}}
+    kept = next(t for t in recorded_trials("mine", "sweep") if t.user_attrs["trial"] == other.trial)
+    assert kept.params == plan.study_trials(CONFIG.ablation.studies["sweep"])[other.trial]
+
+
+def test_the_best_trial_is_the_one_with_the_highest_value():
+    from dvfl.ablate.study import open_study
+
+    for run, value in zip(TRIALS[:3], (0.2, 0.7, 0.3), strict=True):
+        record_trial(CONFIG, run, value, {})
+    assert open_study("mine", "sweep").best_trial.user_attrs["run"] == str(TRIALS[1])
+
+
+def test_four_processes_at_once_lose_nothing():
+    fork = multiprocessing.get_context("fork")
+    barrier = fork.Barrier(4)
+
+    def work(share: int) -> None:
+        barrier.wait()
+        for number, run in list(enumerate(TRIALS))[share::4]:
+            record_trial(CONFIG, run, 0.5, {})  # and again, better
+            record_trial(CONFIG, run, number / 100, {1: number / 200})
+
+    processes = [fork.Process(target=work, args=(share,)) for share in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert recorded() == {(run.trial, run.seed): number / 100 for number, run in enumerate(TRIALS)}
+    assert len(recorded_trials("mine", "sweep")) == len(TRIALS)
+
+
+# ---------------------------------------------------------------------------------------------------------- choosing
+
+
+def scored(values: dict[str, tuple[float, float]], default: float = 0.1) -> None:
+    """scores.json of all trials: top-1 of seeds 0 and 1 by trial."""
+    for run in TRIALS:
+        top1 = values.get(run.trial, (default, default))[run.seed]
+        write_json(run.directory / "scores.json", {"metrics": {"top1": {"value": top1}, "top5": {"value": 1.0}}})
+
+
+def test_it_chooses_the_best_mean_over_seeds_and_reports_the_baseline():
+    scored({"alpha=0.2,temperature=1": (0.9, 0.1), "alpha=0.9,temperature=10": (0.6, 0.7), "alpha=0": (0.3, 0.5)})
+    choice = choose(CONFIG, "mine", "sweep")
+    assert choice["trial"] == "alpha=0.9,temperature=10"
+    assert choice["values"] == {"distill.alpha": 0.9, "distill.temperature": 10}
+    assert choice["value"] == pytest.approx(0.65)
+    assert choice["baseline"] == pytest.approx(0.4)
+    assert choice["trials"]["alpha=0.2,temperature=1"] == pytest.approx(0.5)
+    assert (choice["subset"], choice["metric"], choice["seeds"]) == ("validation", "top1", [0, 1])
+
+
+def test_the_trial_without_distillation_is_never_chosen():
+    scored({"alpha=0": (1.0, 1.0), "alpha=0.2,temperature=10": (0.2, 0.2)})
+    choice = choose(CONFIG, "mine", "sweep")
+    assert choice["trial"] == "alpha=0.2,temperature=10"
+    assert choice["baseline"] == 1.0
+
+
+def test_ties_go_to_the_earlier_trial():
+    scored({"alpha=0.5,temperature=1": (0.1, 0.5), "alpha=0.9,temperature=1": (0.3, 0.3)})
+    assert choose(CONFIG, "mine", "sweep")["trial"] == "alpha=0.5,temperature=1"
+
+
+def test_a_chosen_divergence_is_among_the_values():
+    scored({"alpha=0.5,divergence=reverse_kl": (0.8, 0.8)})
+    assert choose(CONFIG, "mine", "sweep")["values"] == {"distill.alpha": 0.5, "distill.divergence": "reverse_kl"}
+
+
+def test_a_study_without_a_baseline_has_none():
+    without = check_config(merge(RAW, {"ablation": {"studies": {"sweep": {"points": []}}}}))
+    scored({})
+    assert choose(without, "mine", "sweep")["baseline"] is None
+
+
+def test_a_study_evaluated_on_test_refuses_to_choose():
+    on_test = check_config(merge(RAW, {"ablation": {"studies": {"sweep": {"evaluate_on": "test"}}}}))
+    scored({})
+    with pytest.raises(ConfigError, match=r"ablation\.studies\.sweep: is evaluated on test, and test chooses nothing"):
+        choose(on_test, "mine", "sweep")
+
+
+def test_a_trial_without_scores_is_named():
+    scored({})
+    (TRIALS[3].directory / "scores.json").unlink()
+    with pytest.raises(MissingInput, match="scores.json: not there yet"):
+        choose(CONFIG, "mine", "sweep")
+
+
+# ------------------------------------------------------------------------------------------------------ a real study
+
+
+def test_trials_are_trained_scored_and_recorded_and_the_choice_teaches_the_arm(project, command):
+    values = {
+        "student": {"train": {"epochs": 2}},
+        "distill": {"chosen_by": "sweep"},
+        "ablation": {
+            "studies": {"sweep": {"arms": ["distilled"], "points": [{"distill.alpha": 0.0}, {"distill.alpha": 0.4}]}}
+        },
+    }
+    config = project.config(values)
+    file = project.config_file(values)
+    teacher = Run("colours", "split1", "as_described", "teacher", 0, "selection")
+    assert command("train", teacher.directory, "--config", file)[0] == 0
+    for run in plan.trial_runs(config, "colours", "sweep"):
+        value = run_trial(config, run)
+        assert read_json(run.directory / "scores.json")["metrics"]["top1"]["value"] == value
+        assert read_json(run.directory / "scores.json")["subset"] == "validation"
+    trials = recorded_trials("colours", "sweep")
+    assert [trial.user_attrs["trial"] for trial in trials] == ["alpha=0", "alpha=0.4"]
+    assert all(list(trial.intermediate_values) == [1, 2] for trial in trials)
+    for trial in trials:  # the last look at validation is at the weights that are scored
+        assert trial.intermediate_values[2] == pytest.approx(trial.value)
+    code, _, err = command("choose", "colours", "sweep", "--config", file)
+    assert code == 0 and "colours sweep: chose alpha=0.4, validation top-1" in err
+    choice = read_json("results/ablation/colours/sweep/choice.json")
+    assert choice["values"] == {"distill.alpha": 0.4}
+    assert choice["baseline"] == trials[0].value

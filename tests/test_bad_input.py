@@ -1,0 +1,139 @@
+"""What users get wrong, through the real command: one clear line, no traceback, an exit code that says so."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from dvfl.data.index import read_index
+
+
+@pytest.fixture
+def fails(dvfl_command):
+    """Runs a command that must fail; what it said on stderr."""
+
+    def run(*arguments: str | Path) -> str:
+        process = dvfl_command(*arguments)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 1, err
+        assert "Traceback" not in err
+        assert out == ""
+        return "".join(line for line in err.splitlines(keepends=True) if line.startswith("dvfl: "))
+
+    return run
+
+
+@pytest.fixture
+def clips(empty_project, colour_clips) -> Path:
+    """The colour clips, to be spoilt."""
+    root = empty_project.root / "clips"
+    shutil.copytree(colour_clips, root)
+    return root
+
+
+def config_of(project, root: Path, **definition) -> Path:
+    return project.config_file({"dataset_definitions": {"colours": {"root": str(root)} | definition}})
+
+
+def test_a_misspelt_key(empty_project, fails):
+    file = empty_project.config_file({"distill": {"temprature": 4}, "train": {"epochs": "many"}})
+    assert fails("runs", "--config", file).splitlines() == [
+        "dvfl: train.epochs: input should be a valid integer, unable to parse string as an integer (given: 'many')",
+        "dvfl: distill.temprature: there is no such key; did you mean 'temperature'?",
+    ]
+
+
+def test_an_unknown_run(project, fails):
+    said = fails("train", "results/runs/colours/split1/as_described/studnet/seed0", "--config", project.config_file())
+    assert "studnet/seed0: the config has no such run; it has, for example" in said
+    assert "results/runs/colours/split1/as_described/student/seed0" in said
+
+
+def test_a_config_file_that_is_not_there(empty_project, fails):
+    assert fails("runs", "--config", "none.yaml") == "dvfl: none.yaml: no such config file\n"
+
+
+def test_a_root_that_does_not_exist(empty_project, fails):
+    root = empty_project.root / "nowhere"
+    said = fails("index", "colours", "--config", config_of(empty_project, root))
+    assert str(root) in said and "give the folder that holds <class>/<clip>" in said
+
+
+def test_a_root_without_clips(empty_project, fails):
+    root = empty_project.root / "clips"
+    (root / "red").mkdir(parents=True)
+    (root / "red/notes.txt").write_text("no clip")
+    said = fails("index", "colours", "--config", config_of(empty_project, root))
+    assert str(root) in said and "holds no clips" in said and ".avi" in said
+
+
+def test_a_single_class(empty_project, clips, fails):
+    shutil.rmtree(clips / "red")
+    shutil.rmtree(clips / "green")
+    said = fails("index", "colours", "--config", config_of(empty_project, clips))
+    assert str(clips) in said and "blue" in said and "two or more" in said
+
+
+def test_a_class_with_fewer_groups_than_subsets(empty_project, clips, fails, command):
+    for group in range(2, 6):
+        (clips / f"red/red_g{group}_c0.avi").unlink()
+    file = config_of(empty_project, clips)
+    assert command("index", "colours", "--config", file)[0] == 0
+    said = fails("split", "colours", "split1", "--config", file)
+    assert "class 'red' has 2 groups" in said and "needs 3" in said and "add clips" in said
+
+
+@pytest.fixture
+def spoilt(clips, write_clip) -> dict[str, str]:
+    """Clip ids of bad clips, each with the status it must get."""
+    whole = (clips / "red/red_g0_c0.avi").read_bytes()
+    long = write_clip(clips / "red/red_g7_c0.avi", frames=60)
+    long.write_bytes(long.read_bytes()[: long.stat().st_size // 2])
+    (clips / "red/red_g8_c0.avi").write_text("this is a text file, whatever its name says\n" * 20)
+    (clips / "blue/blue_g8_c0.avi").touch()
+    write_clip(clips / "green/green_g8_c0.avi", frames=2)
+    (clips / "red/red_g9_c0.avi").write_bytes(whole[:300])
+    return {
+        "red/red_g7_c0.avi": "unreadable",
+        "red/red_g8_c0.avi": "unreadable",
+        "blue/blue_g8_c0.avi": "unreadable",
+        "green/green_g8_c0.avi": "too_short",
+        "red/red_g9_c0.avi": "unreadable",
+    }
+
+
+def test_bad_clips_are_listed_with_the_reason_and_left_out(empty_project, clips, spoilt, dvfl_command, command):
+    file = config_of(empty_project, clips, min_frames=4)
+    process = dvfl_command("index", "colours", "--config", file)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert "Traceback" not in said
+    index = read_index("results/data/colours/index.parquet").set_index("clip_id")
+    bad = index[index["status"] != "ok"]
+    assert bad["status"].to_dict() == spoilt
+    assert bad["reason"].str.len().gt(5).all()
+    assert "empty" in bad["reason"]["blue/blue_g8_c0.avi"]
+    assert "2 frames, fewer than 4" in bad["reason"]["green/green_g8_c0.avi"]
+    assert "18 ok" in said and "4 unreadable" in said and "1 too_short" in said
+    assert all(clip in said for clip in spoilt)
+    assert command("split", "colours", "split1", "--config", file)[0] == 0
+    split = pd.read_csv("results/data/colours/splits/split1.csv")
+    assert not set(split["clip_id"]) & set(spoilt)
+    assert len(split) == 18
+
+
+def test_a_clip_that_vanished_after_it_was_indexed(empty_project, clips, command, fails):
+    file = config_of(empty_project, clips)
+    for step in (["index", "colours"], ["split", "colours", "split1"]):
+        assert command(*step, "--config", file)[0] == 0
+    split = pd.read_csv("results/data/colours/splits/split1.csv")
+    gone = split.loc[split["subset"] == "train", "clip_id"].iloc[0]
+    os.unlink(clips / gone)
+    code, _, err = command("train", "results/runs/colours/split1/as_described/student/seed0", "--config", file)
+    assert code == 1
+    assert f"dvfl: {clips / gone}: does not exist" in err.splitlines()
+    assert not Path("results/runs/colours/split1/as_described/student/seed0").exists()

@@ -1,0 +1,396 @@
+"""A wrong config stops before any work, with the key's full path, what was given and what is allowed."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from dvfl.config import (
+    DEFAULT_CONFIG,
+    Config,
+    ConfigError,
+    check_config,
+    digest,
+    flatten,
+    load_config,
+    merge,
+    network_train,
+    override,
+)
+
+FOLDER = DEFAULT_CONFIG.parent
+RAW: dict[str, Any] = {
+    "datasets": ["mine"],
+    "dataset_definitions": {"mine": {"kind": "folder", "root": "/clips"}},
+    "teacher": {"model": "video_focalnet_small"},
+    "student": {"model": "video_focalnet_tiny"},
+    "arms": {
+        "teacher": {"network": "teacher"},
+        "student": {"network": "student"},
+        "distilled": {"network": "student", "distil_from": "teacher"},
+    },
+    "ablation": {"studies": {"sweep": {"arms": ["distilled"], "grid": {"distill.alpha": [0.2, 0.8]}}}},
+}
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """{"a": {"b": value}} for a/b: a key may itself have dots."""
+    for part in reversed(key.split("/")):
+        value = {part: value}
+    return value
+
+
+def raw(key: str, value: Any) -> dict[str, Any]:
+    return merge(RAW, nested(key, value))
+
+
+def complaint(values: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as error:
+        check_config(values)
+    return str(error.value)
+
+
+def sections(model: type[BaseModel] = Config) -> list[type[BaseModel]]:
+    """The model and all models that its fields hold, at any depth."""
+
+    def inside(annotation: Any) -> list[type[BaseModel]]:
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            return sections(annotation)
+        return [found for part in get_args(annotation) for found in inside(part)]
+
+    found = [model, *(s for field in model.model_fields.values() for s in inside(field.annotation))]
+    return list(dict.fromkeys(found))
+
+
+def test_a_sound_config_passes_with_its_defaults():
+    config = check_config(RAW)
+    assert config.distill.temperature == 10.0
+    assert config.train.optimizer == "adamw"
+    assert "motions" in config.dataset_definitions  # the registry's are known as well
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda file: file.name)
+def test_every_config_of_the_project_loads(file):
+    if file.name == "datasets.yaml":
+        load_config(DEFAULT_CONFIG, registry=file)
+        return
+    raw = yaml.safe_load(file.read_text())
+    own = raw.get("dataset_definitions", {})
+    rootless = any(own.get(name, {}).get("kind") == "folder" and "root" not in own[name] for name in raw["datasets"])
+    config = load_config(DEFAULT_CONFIG, file, values={"root": "/clips"} if rootless else {})
+    loaded = flatten(config.model_dump(mode="json"))
+    for key, value in flatten({part: raw.get(part, {}) for part in ("train", "input", "distill")}).items():
+        assert value == {} or loaded[key] == value, f"{key} of {file.name} does not arrive"
+
+
+@pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)
+def test_every_key_is_described(section):
+    bare = [
+        name
+        for name, field in section.model_fields.items()
+        if not field.description
+        and not any(issubclass(s, BaseModel) for s in [field.annotation] if isinstance(s, type))
+    ]
+    assert not bare
+
+
+def test_the_walk_over_the_sections_finds_the_deep_ones():
+    names = {section.__name__ for section in sections()}
+    assert {"Config", "MotionsConfig", "StudyConfig", "ArmConfig", "DistillConfig"} <= names
+
+
+# ----------------------------------------------------------------------------------------------------- wrong keys
+
+
+@pytest.mark.parametrize(
+    ("key", "path", "nearest"),
+    [
+        ("trian", "trian", "train"),
+        ("train/epoch", "train.epoch", "epochs"),
+        ("train/warm_up", "train.warm_up", "warmup"),
+        ("distill/temprature", "distill.temprature", "temperature"),
+        ("input/img_sise", "input.img_sise", "img_size"),
+        ("evaluate/crop", "evaluate.crop", "crops"),
+        ("tracking/url", "tracking.url", "uri"),
+        ("dataset_definitions/mine/split_sed", "dataset_definitions.mine.split_sed", "split_seed"),
+        ("dataset_definitions/motions/split_sed", "dataset_definitions.motions.split_sed", "split_seed"),
+        (
+            "dataset_definitions/motions/motions/test_group",
+            "dataset_definitions.motions.motions.test_group",
+            "test_groups",
+        ),
+        ("arms/student/netwrok", "arms.student.netwrok", "network"),
+        ("arms/student/distill_from", "arms.student.distill_from", "distil_from"),
+        ("ablation/studdies", "ablation.studdies", "studies"),
+        ("ablation/studies/sweep/evaluate", "ablation.studies.sweep.evaluate", "evaluate_on"),
+        ("teacher/modell", "teacher.modell", "model"),
+        ("teacher/train/epoch", "teacher.train.epoch", "epochs"),
+        ("student/train/learning_rates", "student.train.learning_rates", None),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_path_and_the_nearest_one(key, path, nearest):
+    line = complaint(raw(key, 1))
+    assert line.startswith(f"{path}: there is no such key")
+    assert "\n" not in line
+    if nearest:
+        assert f"did you mean {nearest!r}" in line
+    else:
+        assert "known: " in line and "lr" in line
+
+
+def test_a_data_set_called_like_a_key_gets_the_suggestions_of_a_data_set():
+    values = merge(RAW, {"dataset_definitions": {"root": {"kind": "folder", "root": "/x", "min_frame": 2}}})
+    assert "did you mean 'min_frames'" in complaint(values)
+
+
+# --------------------------------------------------------------------------------------------------- wrong values
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("distill/alpha", 1.5, "less than or equal to 1"),
+        ("distill/alpha", -0.1, "greater than or equal to 0"),
+        ("distill/temperature", 0, "greater than 0"),
+        ("distill/divergence", "forward", "'forward_kl', 'reverse_kl' or 'released_code'"),
+        ("input/frames", 0, "greater than or equal to 1"),
+        ("input/crop_area", [1.0, 0.5], "the smaller first"),
+        ("input/views", 0, "greater than or equal to 1"),
+        ("train/epochs", "ten", "valid integer"),
+        ("train/epochs", 2.5, "integer"),
+        ("train/lr", 0, "greater than 0"),
+        ("train/label_smoothing", 1.0, "less than 1"),
+        ("train/workers", -1, "greater than or equal to 0"),
+        ("train/precision", "half", "'auto', 'float32' or 'bfloat16'"),
+        ("seeds", [], "at least 1"),
+        ("seeds", [-1], "greater than or equal to 0"),
+        ("datasets", "mine", "valid list"),
+        ("evaluate/crops", 2, "1 or 3"),
+        ("protocol", "as_imagined", "'as_described'"),
+        ("teacher/model", "video_focalnet_tinny", "did you mean 'video_focalnet_tiny'"),
+        ("dataset_definitions/mine/group", "(?P<grp>.+)", "named group"),
+        ("dataset_definitions/mine/group", "(", "not a regular expression"),
+        ("dataset_definitions/mine/kind", "zip", "'folder' or 'motions'"),
+        ("dataset_definitions/mine/test_fraction", 0.9, "less than or equal to 0.5"),
+        ("arms/student/network", "pupil", "'teacher' or 'student'"),
+        ("ablation/studies/sweep/evaluate_on", "train", "'validation' or 'test'"),
+    ],
+)
+def test_an_impossible_value_is_shown_with_what_is_allowed(key, value, allowed):
+    line = complaint(raw(key, value))
+    assert line.startswith(key.replace("/", "."))
+    assert allowed in line
+    shown = value[0] if key == "seeds" and value else value
+    assert repr(shown) in line
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"train": {"mixup": 0.8, "batch_size": 7}}, "even batch_size, not 7"),
+        ({"train": {"cutmix": 1.0, "batch_size": 1}}, "even batch_size, not 1"),
+        ({"input": {"img_size": 64, "short_side": 48}}, "short_side 48 is smaller than img_size 64"),
+        ({"dataset_definitions": {"mine": {"kind": "motions"}}}, "needs the key 'motions'"),
+        ({"dataset_definitions": {"mine": {"motions": {}}}}, "belongs to kind 'motions' only"),
+        ({"dataset_definitions": {"mine": {"root": None}}}, "dataset_definitions.mine.root is missing"),
+        ({"datasets": ["mien"]}, "datasets: 'mien' is not defined; did you mean 'mine'?"),
+        ({"arms": {"distilled": {"distil_from": "teecher"}}}, "arms.distilled.distil_from: 'teecher' is not an arm"),
+        (
+            {"arms": {"again": {"network": "student", "distil_from": "distilled"}}},
+            "arms.again.distil_from: 'distilled' is itself distilled",
+        ),
+        ({"ablation": {"run": ["swep"]}}, "ablation.run: 'swep' is not a study; did you mean 'sweep'?"),
+        (
+            {"ablation": {"studies": {"sweep": {"arms": ["pupil"]}}}},
+            "ablation.studies.sweep.arms: 'pupil' is not an arm",
+        ),
+        ({"ablation": {"studies": {"sweep": {"grid": None}}}}, "ablation.studies.sweep"),
+        ({"ablation": {"studies": {"sweep": {"grid": {"distill.alpha": []}}}}}, "without values"),
+        ({"ablation": {"studies": {"sweep": {"points": [{}]}}}}, "without keys"),
+        ({"distill": {"chosen_by": "swep"}}, "distill.chosen_by: 'swep' is not a study; did you mean 'sweep'?"),
+        (
+            {"distill": {"chosen_by": "sweep"}, "ablation": {"studies": {"sweep": {"evaluate_on": "test"}}}},
+            "test chooses nothing",
+        ),
+        ({"arms": {"a/b": {"network": "student"}}}, "arms.a/b"),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused(values, said):
+    assert said in complaint(merge(RAW, values))
+
+
+def test_each_of_several_mistakes_has_a_line_of_its_own():
+    values = merge(RAW, {"train": {"epoch": 3, "lr": -1}, "distill": {"alpha": 2}, "sead": [1]})
+    lines = complaint(values).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["train.lr", "train.epoch", "distill.alpha", "sead"]
+
+
+def test_a_missing_section_is_named():
+    values = copy.deepcopy(RAW)
+    del values["teacher"], values["arms"]["student"]["network"]
+    assert complaint(values).splitlines() == ["teacher: is missing", "arms.student.network: is missing"]
+
+
+@pytest.mark.parametrize(
+    ("values", "place", "said"),
+    [
+        ({"arms": {"student": {"set": {"distill.alpha": 3}}}}, "arms.student.set: distill.alpha", "less than or equal"),
+        ({"arms": {"student": {"set": {"distil.alpha": 0.3}}}}, "arms.student.set: distil.alpha", "'distill'"),
+        ({"arms": {"student": {"set": {"train.epoch": 3}}}}, "arms.student.set: train.epoch", "'epochs'"),
+        (
+            {"arms": {"student": {"set": {"student.train.epoch": 3}}}},
+            "arms.student.set: student.train.epoch",
+            "'epochs'",
+        ),
+        (
+            {"ablation": {"studies": {"sweep": {"grid": {"distill.alpa": [0.1]}}}}},
+            "ablation.studies.sweep: distill.alpa",
+            "'alpha'",
+        ),
+        (
+            {"ablation": {"studies": {"sweep": {"grid": {"distill.alpha": [0.1, 7]}}}}},
+            "ablation.studies.sweep: distill.alpha",
+            "given: 7",
+        ),
+        (
+            {"ablation": {"studies": {"sweep": {"points": [{"distill.temperature": -1}]}}}},
+            "ablation.studies.sweep: distill.temperature",
+            "greater than 0",
+        ),
+        (
+            {"ablation": {"studies": {"sweep": {"set": {"student.train.lr": 0}}}}},
+            "ablation.studies.sweep",
+            "student.train.lr",
+        ),
+    ],
+)
+def test_keys_of_arms_and_studies_are_checked_before_anything_runs(values, place, said):
+    line = complaint(merge(RAW, values))
+    assert line.startswith(place)
+    assert said in line
+
+
+# ------------------------------------------------------------------------------------------------ merging, overriding
+
+
+def test_later_files_win_and_leave_the_rest(tmp_path):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text(yaml.safe_dump(merge(RAW, {"train": {"epochs": 5, "lr": 0.1}, "seeds": [0, 1]})))
+    second.write_text("train: {epochs: 7}\nseeds: [4]\n")
+    config = load_config(first, second)
+    assert (config.train.epochs, config.train.lr, config.seeds) == (7, 0.1, [4])
+    assert load_config(second, first).train.epochs == 5
+    assert load_config(first, second, values={"train": {"epochs": 9}}).train.epochs == 9
+
+
+def test_merging_leaves_what_it_merges_as_it_was():
+    base, over = {"a": {"b": 1, "c": [1]}}, {"a": {"c": [2]}}
+    merged = merge(base, over)
+    merged["a"]["c"].append(3)
+    assert (base, over) == ({"a": {"b": 1, "c": [1]}}, {"a": {"c": [2]}})
+
+
+def test_null_drops_an_arm_a_study_and_a_key_of_a_grid():
+    values = merge(RAW, {"arms": {"student": None}, "ablation": {"studies": {"sweep": None}}})
+    config = check_config(values)
+    assert list(config.arms) == ["teacher", "distilled"]
+    assert config.ablation.studies == {}
+    grid = {"ablation": {"studies": {"sweep": {"grid": {"distill.alpha": None, "distill.temperature": [1]}}}}}
+    assert check_config(merge(RAW, grid)).ablation.studies["sweep"].grid == {"distill.temperature": [1]}
+
+
+def test_null_is_a_value_where_a_key_may_be_null():
+    values = merge(RAW, {"input": {"views": None}, "arms": {"student": {"set": {"student.clips_per_class": None}}}})
+    config = check_config(values)
+    assert config.input.views is None
+    assert config.arms["student"].set == {"student.clips_per_class": None}
+
+
+def test_root_is_short_for_the_only_folder_data_set():
+    values = merge(RAW, {"root": "/elsewhere", "datasets": ["motions", "mine"]})
+    config = check_config(values)
+    assert config.dataset_definitions["mine"].root == Path("/elsewhere")
+    assert config.dataset_definitions["motions"].root != Path("/elsewhere")
+
+
+@pytest.mark.parametrize("datasets", [["motions"], ["mine", "other"]])
+def test_root_is_refused_where_it_is_not_clear_whose_it_is(datasets):
+    other = {"dataset_definitions": {"other": {"kind": "folder", "root": "/other"}}}
+    line = complaint(merge(merge(RAW, other), {"root": "/elsewhere", "datasets": datasets}))
+    assert line.startswith("root: ")
+    assert "dataset_definitions.<name>.root" in line
+
+
+def test_override_sets_dotted_keys_and_leaves_the_config_alone():
+    config = check_config(RAW)
+    changed = override(
+        config, {"distill.alpha": 0.9, "student.train.epochs": 3, "student.model_overrides.embed_dim": 8}
+    )
+    assert changed.distill.alpha == 0.9
+    assert network_train(changed, "student").epochs == 3
+    assert network_train(changed, "teacher").epochs == config.train.epochs
+    assert changed.student.model_overrides == {"embed_dim": 8}
+    assert config.distill.alpha == 0.2
+    assert config.student.train == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("distill.alhpa", "did you mean 'alpha'"),
+        ("distil.alpha", "did you mean 'distill'"),
+        ("distill.alpha.more", "there is no such key"),
+        ("nothing_like_it", "there is no such key"),
+    ],
+)
+def test_override_refuses_a_key_that_is_not_there(key, said):
+    with pytest.raises(ConfigError) as error:
+        override(check_config(RAW), {key: 1})
+    assert str(error.value).startswith(f"{key}: ")
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("- a\n- b\n", "must be `key: value` pairs"), ("a: [1", "not valid YAML"), ("\xff\xfe\x00", "give a YAML file")],
+)
+def test_a_file_that_is_no_config_is_named(tmp_path, content, said):
+    file = tmp_path / "odd.yaml"
+    file.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ConfigError) as error:
+        load_config(file)
+    assert str(file) in str(error.value) and said in str(error.value)
+
+
+def test_a_config_file_that_is_not_there_or_is_a_folder_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such config file"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path)
+
+
+def test_an_empty_file_changes_nothing(tmp_path):
+    empty = tmp_path / "empty.yaml"
+    empty.write_text("# nothing yet\n")
+    assert load_config(DEFAULT_CONFIG, empty) == load_config(DEFAULT_CONFIG)
+
+
+def test_a_checked_config_cannot_change():
+    with pytest.raises(ValueError, match="frozen"):
+        check_config(RAW).train.epochs = 3
+
+
+def test_digest_ignores_the_order_of_keys_and_nothing_else():
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert digest({"a": [1, 2]}) != digest({"a": [2, 1]})
+    assert digest({"a": 1}) != digest({"a": "1"})
+    assert digest({"a": None}) != digest({})
+
+
+def test_flatten_gives_dotted_keys():
+    assert flatten({"a": {"b": {"c": 1}, "d": []}, "e": {}}) == {"a.b.c": 1, "a.d": [], "e": {}}

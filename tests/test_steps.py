@@ -1,0 +1,180 @@
+"""What each step reads, and which values make it run again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dvfl import plan, steps
+from dvfl.config import Config, check_config, merge
+from dvfl.data.errors import DataError
+from dvfl.plan import Run
+
+RAW: dict[str, Any] = {
+    "datasets": ["mine"],
+    "dataset_definitions": {"mine": {"kind": "folder", "root": "/clips"}},
+    "teacher": {"model": "video_focalnet_small"},
+    "student": {"model": "video_focalnet_tiny"},
+    "profile": {"paper_models": ["vfl_net"]},
+    "arms": {
+        "teacher": {"network": "teacher"},
+        "student": {"network": "student"},
+        "distilled": {"network": "student", "distil_from": "teacher"},
+    },
+    "ablation": {"studies": {"sweep": {"arms": ["distilled"], "grid": {"distill.alpha": [0.2, 0.9]}, "seeds": [0, 1]}}},
+}
+
+
+def config_of(**values: Any) -> Config:
+    return check_config(merge(RAW, values))
+
+
+def run(arm: str, **others: Any) -> Run:
+    return Run("mine", "split1", "as_described", arm, 0, **others)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "clips", "split"),
+    [
+        ("root", "/elsewhere", True, False),
+        ("group", "(?P<group>.+)_c", True, False),
+        ("min_frames", 8, True, False),
+        ("test_fraction", 0.3, False, True),
+        ("validation_fraction", 0.3, False, True),
+        ("split_seed", 4, False, True),
+        ("horizontal_flip", False, False, False),
+        ("splits", ["split1", "split2"], False, False),
+    ],
+)
+def test_index_and_split_are_made_anew_for_their_own_values_alone(key, value, clips, split):
+    before, after = config_of(), config_of(dataset_definitions={"mine": {key: value}})
+    assert (steps.definition_of_clips(before, "mine") != steps.definition_of_clips(after, "mine")) == clips
+    assert (steps.definition_of_split(before, "mine") != steps.definition_of_split(after, "mine")) == split
+
+
+def test_how_the_embedded_clips_look_changes_their_index():
+    before = config_of(datasets=["motions"])
+    after = config_of(datasets=["motions"], dataset_definitions={"motions": {"motions": {"size": 40}}})
+    assert steps.definition_of_clips(before, "motions") != steps.definition_of_clips(after, "motions")
+
+
+def test_only_what_is_rendered_is_fetched():
+    config = config_of(datasets=["mine", "motions"])
+    assert steps.fetched(config, "mine") == []
+    assert steps.fetched(config, "motions") == ["results/data/motions/fetched.json"]
+
+
+def test_a_training_reads_its_clips_its_teacher_its_choice_and_given_weights():
+    config = config_of(distill={"chosen_by": "sweep"}, teacher={"weights": "big.safetensors"})
+    data = {"index": plan.index_path("mine"), "split": plan.split_path("mine", "split1")}
+    assert steps.training(config, run("student")) == data
+    assert steps.training(config, run("teacher")) == data | {"weights": "big.safetensors"}
+    assert steps.training(config, run("distilled")) == data | {
+        "teacher": Path("results/runs/mine/split1/as_described/teacher/seed0/weights.safetensors"),
+        "choice": Path("results/ablation/mine/sweep/choice.json"),
+    }
+
+
+def test_a_choice_reads_the_scores_of_all_trials():
+    folder = Path("results/ablation/mine/sweep")
+    assert steps.scores(config_of(), "mine", "sweep") == [
+        folder / f"alpha={alpha}/distilled/seed{seed}/scores.json" for alpha in (0.2, 0.9) for seed in (0, 1)
+    ]
+
+
+def test_models_of_the_runs_are_profiled_at_their_own_size_and_paper_models_at_the_papers():
+    config = config_of()
+    assert set(steps.profiled_runs(config)) == {"video_focalnet_small", "video_focalnet_tiny"}
+    assert steps.profile_inputs(config, "vfl_net") == []
+    assert steps.profile_inputs(config, "video_focalnet_tiny") == [plan.index_path("mine")]
+
+
+@pytest.mark.parametrize(
+    ("values", "paper", "own"),
+    [
+        ({"profile": {"repeats": 9}}, True, False),
+        ({"profile": {"repeats_small": 9}}, False, True),
+        ({"profile": {"precision": "bfloat16"}}, True, True),
+        ({"profile": {"img_size": 64}}, True, False),
+        ({"input": {"img_size": 24}}, False, True),
+        ({"student": {"model_overrides": {"embed_dim": 8}}}, False, True),
+        ({"train": {"epochs": 3}}, False, False),
+    ],
+)
+def test_a_profile_is_made_anew_for_its_own_values_alone(values, paper, own):
+    before, after = config_of(), config_of(**values)
+    for model, expected in (("vfl_net", paper), ("video_focalnet_tiny", own)):
+        assert (steps.profile_settings(before, model) != steps.profile_settings(after, model)) == expected
+
+
+# ----------------------------------------------------------------------------------------------------- a user's folder
+
+
+def test_a_sound_root_passes(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/a.avi").touch()
+    steps.check_data(config_of(root=str(tmp_path)))
+    steps.check_data(config_of(datasets=["motions"]))  # there is nothing yet, and nothing to check
+
+
+@pytest.mark.parametrize("kind", ["absent", "file", "empty", "files alone", "empty classes"])
+def test_a_root_without_clips_is_refused_before_any_work(tmp_path, kind):
+    root = tmp_path / "clips"
+    if kind == "file":
+        root.touch()
+    elif kind != "absent":
+        root.mkdir()
+    if kind == "files alone":
+        (root / "a.avi").touch()
+    if kind == "empty classes":
+        (root / "run").mkdir()
+    with pytest.raises(DataError) as error:
+        steps.check_data(config_of(root=str(root)))
+    assert str(error.value).startswith(f"dataset_definitions.mine.root: {root} ")
+
+
+def listing(root: Path) -> str:
+    return steps.listing(config_of(root=str(root)).dataset_definitions["mine"])
+
+
+def test_the_listing_tells_that_a_clip_came_went_or_changed(tmp_path):
+    clip = tmp_path / "run/a.avi"
+    clip.parent.mkdir()
+    clip.write_bytes(b"one")
+    os.utime(clip, (1, 1))
+    seen = [listing(tmp_path)]
+    assert listing(tmp_path) == seen[0]
+    clip.write_bytes(b"more")
+    os.utime(clip, (1, 1))
+    seen.append(listing(tmp_path))
+    os.utime(clip, (2, 2))
+    seen.append(listing(tmp_path))
+    (tmp_path / "run/b.avi").touch()
+    seen.append(listing(tmp_path))
+    clip.unlink()
+    seen.append(listing(tmp_path))
+    assert len(set(seen)) == 5
+
+
+def test_a_link_that_leads_nowhere_does_not_stop_the_listing(tmp_path):
+    (tmp_path / "run").mkdir()
+    before = listing(tmp_path)
+    (tmp_path / "run/gone.avi").symlink_to(tmp_path / "nowhere.avi")
+    assert listing(tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    ("values", "changes"),
+    [
+        ({"seeds": [0, 1]}, True),
+        ({"evaluate": {"resamples": 500}}, True),
+        ({"ablation": {"run": ["sweep"]}}, True),
+        ({"train": {"workers": 2}}, False),
+        ({"tracking": {"uri": "http://127.0.0.1:1"}}, False),
+    ],
+)
+def test_tables_are_made_anew_where_their_rows_change(values, changes):
+    assert (steps.report_settings(config_of()) != steps.report_settings(config_of(**values))) == changes

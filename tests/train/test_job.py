@@ -1,0 +1,406 @@
+"""From settings to files: real trainings of a tiny network, killed, resumed, refused."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+
+from dvfl import plan
+from dvfl.config import ConfigError
+from dvfl.data.splits import read_split
+from dvfl.distill.targets import TeacherAtChance
+from dvfl.files import MissingInput, OutputError, read_json, sha256, write_json
+from dvfl.models.weights import NetworkDescription, WeightsError, load_network, save_weights
+from dvfl.train import job
+from dvfl.train.checkpoint import Checkpoint
+from dvfl.train.lease import LeaseTaken, lease
+
+RUN = Path("results/runs/colours/split1/as_described")
+FILES = {"history.csv", "run.json", "weights.safetensors"}
+
+
+def history(directory: Path) -> pd.DataFrame:
+    return pd.read_csv(directory / "history.csv").drop(columns="seconds")
+
+
+def outcome(directory: Path) -> tuple[str, pd.DataFrame]:
+    return sha256(directory / "weights.safetensors"), history(directory)
+
+
+def assert_same(one: tuple[str, pd.DataFrame], other: tuple[str, pd.DataFrame]) -> None:
+    pd.testing.assert_frame_equal(one[1], other[1], check_exact=True)
+    assert one[0] == other[0]
+
+
+def checkpoints(project) -> list[Path]:
+    return list(project.root.glob("results/runs/**/checkpoint.pt"))
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+
+
+def test_a_run_leaves_its_three_files_and_no_checkpoint(project):
+    directory = project.train("student")
+    assert directory == RUN / "student/seed0"
+    assert set(os.listdir(directory)) == FILES
+    assert checkpoints(project) == []
+
+
+def test_run_json_says_what_made_the_run(project):
+    about = read_json(project.train("student") / "run.json")
+    promised = {"mlflow_run_id", "commit", "dirty", "settings", "settings_digest", "inputs", "versions", "device"}
+    promised |= {"seconds", "peak_memory_mb", "params", "threads", "precision", "train_clips", "name", "model"}
+    assert promised <= set(about)
+    assert len(about["mlflow_run_id"]) == 32
+    config = project.config()
+    settings = plan.run_settings(config, project.run(config))
+    assert about["settings_digest"] == settings.digest
+    assert about["settings"] == settings.model_dump(mode="json")
+    assert about["inputs"] == {
+        "index": sha256("results/data/colours/index.parquet"),
+        "split": sha256("results/data/colours/splits/split1.csv"),
+        "teacher_weights": None,
+        "weights": None,
+    }
+    assert about["name"] == "split1/as_described/student/seed0"
+    assert about["device"] == "cpu" and about["precision"] == "float32" and about["threads"] == 1
+    assert {"python", "torch", "numpy"} <= set(about["versions"])
+    assert about["seconds"] > 0 and about["peak_memory_mb"] > 50
+    model, description = load_network(RUN / "student/seed0/weights.safetensors")
+    assert about["params"] == sum(parameter.numel() for parameter in model.parameters())
+    assert description.classes == ["blue", "green", "red"]
+
+
+def test_history_has_a_row_for_each_epoch(project):
+    table = pd.read_csv(project.train("student", {"student": {"train": {"epochs": 3}}}) / "history.csv")
+    assert table["epoch"].tolist() == [1, 2, 3]
+    assert {"lr", "loss", "loss_ce", "train_top1", "seconds"} <= set(table)
+
+
+def test_a_run_can_be_made_again_with_the_same_bytes_but_a_seed_makes_others(project):
+    one = outcome(project.train("student"))
+    assert_same(outcome(project.train("student")), one)
+    assert outcome(project.train("student", {"seeds": [0, 1]}, seed=1))[0] != one[0]
+
+
+def test_results_do_not_depend_on_the_number_of_workers(project, another_folder):
+    other = another_folder(project, "other")
+    here = outcome(other.train("student", {"train": {"workers": 1}}))
+    os.chdir(project.root)
+    assert_same(outcome(project.train("student", {"train": {"workers": 0}})), here)
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_validation_clips_are_trained_on_as_the_config_says(project, joined):
+    directory = project.train("student", {"train": {"include_validation": joined}})
+    subsets = read_split(plan.split_path("colours", "split1"))["subset"].value_counts()
+    assert subsets["validation"] > 0 and subsets["test"] > 0
+    expected = subsets["train"] + (subsets["validation"] if joined else 0)
+    about = read_json(directory / "run.json")
+    assert about["train_clips"] == about["train_groups"] == expected
+    assert ("val_top1" in history(directory)) != joined  # who trains on validation does not look at it
+
+
+def test_the_selection_stage_never_trains_on_validation(project):
+    config = project.config()
+    run = project.run(config, "teacher", stage="selection")
+    job.train_run(config, run)
+    subsets = read_split(plan.split_path("colours", "split1"))["subset"].value_counts()
+    assert read_json(run.directory / "run.json")["train_clips"] == subsets["train"]
+    assert history(run.directory)["val_top1"].notna().all()
+
+
+def test_few_labelled_clips_are_as_many_of_each_class(project):
+    about = read_json(project.train("student", {"student": {"clips_per_class": 2}}) / "run.json")
+    assert about["train_clips"] == 6
+
+
+def test_given_weights_replace_the_training(taught):
+    given = taught.root / "given.safetensors"
+    (taught.root / RUN / "teacher/seed0/weights.safetensors").rename(given)
+    directory = taught.train("teacher", {"teacher": {"weights": str(given)}})
+    model, _ = load_network(directory / "weights.safetensors")
+    other, _ = load_network(given)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+    assert len(pd.read_csv(directory / "history.csv")) == 0
+    assert read_json(directory / "run.json")["inputs"]["weights"] == sha256(given)
+
+
+# ------------------------------------------------------------------------------------------- what is missing or wrong
+
+
+def test_missing_inputs_are_named_with_what_makes_them(empty_project, made_once):
+    with pytest.raises(MissingInput, match=r"snakemake --cores 1 results/data/colours/index\.parquet"):
+        empty_project.train("student")
+    with pytest.raises(WeightsError, match=r"none\.safetensors: no such weights file"):
+        empty_project.train("student", {"student": {"weights": "none.safetensors"}})
+
+
+def test_a_student_without_its_teacher_says_which_teacher(project):
+    with pytest.raises(MissingInput, match=r"snakemake --cores 1 results/runs/.*/teacher/seed0/weights\.safetensors"):
+        project.train("distilled")
+
+
+def test_given_weights_of_another_network_are_refused(taught):
+    weights = RUN / "teacher/seed0/weights.safetensors"
+    with pytest.raises(WeightsError, match="does not fit VideoFocalNet"):
+        taught.train("student", {"student": {"weights": str(weights)}})
+    assert not (RUN / "student/seed0").exists()
+
+
+def test_mixup_of_odd_batches_is_refused_before_anything_runs(project):
+    with pytest.raises(ConfigError, match=r"student\.train: mixup and CutMix need an even batch_size, not 5"):
+        project.config({"student": {"train": {"mixup": 0.8, "batch_size": 5}}})
+
+
+def test_a_run_directory_has_one_writer(project):
+    with lease(RUN / "student/seed0.resume"), pytest.raises(LeaseTaken, match="is already working on this run"):
+        project.train("student")
+    assert not (RUN / "student/seed0").exists()
+    project.train("student")
+
+
+# ------------------------------------------------------------------------------------------------------- distillation
+
+
+def test_distillation_logs_the_parts_of_its_loss_and_leaves_the_teacher_alone(taught):
+    teacher = RUN / "teacher/seed0/weights.safetensors"
+    before = sha256(teacher)
+    directory = taught.train("distilled")
+    table, about = history(directory), read_json(directory / "run.json")
+    weighted = 0.5 * table["loss_kd"] + 0.5 * table["loss_ce"]
+    pd.testing.assert_series_equal(table["loss"], weighted, check_names=False, rtol=1e-5)
+    assert sha256(teacher) == before == about["inputs"]["teacher_weights"]
+    assert about["teacher_top1_on_training_clips"] > 0.7
+    assert about["settings"]["distill"]["alpha"] == 0.5
+
+
+def test_stored_and_fresh_targets_end_in_nearly_the_same_weights(taught, another_folder):
+    # SGD: AdamW would turn a last bit of a gradient near zero into a whole step.
+    values = {"student": {"train": {"optimizer": "sgd", "epochs": 4}}}
+    cached = taught.train("distilled", values)
+    one, table = load_network(cached / "weights.safetensors")[0].state_dict(), history(cached)
+    another_folder(taught, "online")
+    online = taught.train("distilled", values | {"distill": {"targets": "online"}})
+    two = load_network(online / "weights.safetensors")[0].state_dict()
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-4, atol=1e-5)
+    pd.testing.assert_frame_equal(history(online), table, rtol=1e-4)
+    plain = load_network(taught.train("student", values) / "weights.safetensors")[0].state_dict()
+    assert max((plain[name] - weight).abs().max() for name, weight in one.items()) > 1e-3
+
+
+def test_the_teacher_sees_every_input_of_the_student_even_when_they_are_mixed(taught, monkeypatch):
+    seen: dict[str, list[torch.Tensor]] = {"teacher": [], "student": []}
+
+    def spied(network, role):
+        network.register_forward_pre_hook(
+            lambda module, arguments: seen[role].append((arguments[0].clone(), module.training))
+        )
+        return network
+
+    load, build = job.load_network, NetworkDescription.build
+    monkeypatch.setattr(NetworkDescription, "build", lambda self: spied(build(self), "student"))
+
+    def load_teacher(path):
+        with monkeypatch.context() as plain:
+            plain.setattr(NetworkDescription, "build", build)
+            network, description = load(path)
+        return spied(network, "teacher"), description
+
+    monkeypatch.setattr(job, "load_network", load_teacher)
+    taught.train("distilled", {"student": {"train": {"mixup": 0.8, "batch_size": 4}}})
+    shown = [inputs for inputs, training in seen["student"] if training]
+    looked = seen["teacher"][-len(shown) :]
+    assert len(shown) == 6  # 2 epochs of 3 micro-batches
+    for inputs, (taught_by, training) in zip(shown, looked, strict=True):
+        assert torch.equal(inputs, taught_by)
+        assert not training
+
+
+def test_a_teacher_at_chance_stops_the_job_before_it_trains(taught):
+    weights = RUN / "teacher/seed0/weights.safetensors"
+    network, description = load_network(weights)
+    torch.nn.init.zeros_(network.head.weight)
+    save_weights(weights, network, description)
+    with pytest.raises(TeacherAtChance, match=r"teacher/seed0/weights\.safetensors: .*right on 33\.3%"):
+        taught.train("distilled")
+    assert not (RUN / "distilled/seed0").exists()
+    assert checkpoints(taught) == []
+
+
+def test_a_teacher_of_other_classes_is_refused(taught):
+    weights = RUN / "teacher/seed0/weights.safetensors"
+    network, description = load_network(weights)
+    renamed = NetworkDescription(
+        description.model, ["red", "green", "blue"], description.num_frames, description.img_size, description.overrides
+    )
+    save_weights(weights, network, renamed)
+    with pytest.raises(WeightsError, match="other classes"):
+        taught.train("distilled")
+
+
+SWEEP = {
+    "distill": {"chosen_by": "sweep"},
+    "ablation": {"studies": {"sweep": {"arms": ["distilled"], "grid": {"distill.alpha": [0.2, 0.9]}}}},
+}
+
+
+def test_a_choice_replaces_the_configs_values_and_is_written_down(taught):
+    with pytest.raises(ConfigError, match=r"ablation/colours/sweep/choice\.json: not there yet"):
+        taught.train("distilled", SWEEP)
+    write_json("results/ablation/colours/sweep/choice.json", {"values": {"distill.alpha": 0.9}})
+    about = read_json(taught.train("distilled", SWEEP) / "run.json")
+    assert about["settings"]["distill"]["alpha"] == 0.9
+    assert about["chosen"] == {"distill.alpha": 0.9}
+
+
+# --------------------------------------------------------------------------------------------------- killed, resumed
+
+
+def stop_after(monkeypatch, epochs: int, error: BaseException) -> None:
+    """Training ends in `error` once that many epochs have been saved."""
+    save = Checkpoint.save
+
+    def stopping(self, model, optimizer, history):
+        save(self, model, optimizer, history)
+        if len(history) == epochs:
+            raise error
+
+    monkeypatch.setattr(Checkpoint, "save", stopping)
+
+
+FIVE = {"student": {"train": {"epochs": 5}}, "teacher": {"train": {"epochs": 5}}}
+
+
+@pytest.mark.parametrize("arm", ["teacher", "distilled"])
+def test_a_stopped_run_goes_on_where_it_was(taught, another_folder, monkeypatch, arm):
+    for file in FILES if arm == "teacher" else ():
+        (RUN / "teacher/seed0" / file).unlink()
+    stopped = another_folder(taught, "stopped")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(patch, 2, KeyboardInterrupt())
+        stopped.train(arm, FIVE)
+    assert not (RUN / arm / "seed0/weights.safetensors").exists()
+    (checkpoint,) = checkpoints(stopped)
+    saved = torch.load(checkpoint)["history"]
+    resumed = outcome(stopped.train(arm, FIVE))
+    # The seconds of its first epochs are those of the stopped process: they were not done again.
+    seconds = pd.read_csv(RUN / arm / "seed0/history.csv")["seconds"][:2].tolist()
+    assert seconds == [row["seconds"] for row in saved]
+    assert checkpoints(stopped) == []
+    monkeypatch.chdir(taught.root)
+    assert_same(outcome(taught.train(arm, FIVE)), resumed)
+
+
+def test_a_changed_config_starts_afresh_and_an_unchanged_one_does_not(project, another_folder, monkeypatch):
+    stopped = another_folder(project, "stopped")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(patch, 2, KeyboardInterrupt())
+        stopped.train("student", FIVE)
+    loaded: list[int] = []
+    load = Checkpoint.load
+    monkeypatch.setattr(Checkpoint, "load", lambda self, *arguments: loaded.append(1) or load(self, *arguments))
+    changed = {"student": {"train": {"epochs": 3, "lr": 0.02}}}
+    afresh = outcome(stopped.train("student", changed))
+    monkeypatch.chdir(project.root)
+    assert_same(outcome(project.train("student", changed)), afresh)
+    assert len(loaded) == 2
+    monkeypatch.chdir(stopped.root)
+    (checkpoint,) = checkpoints(stopped)  # the state of the first config is still there, workers do not matter
+    saved = torch.load(checkpoint)["history"]
+    stopped.train("student", FIVE | {"train": {"workers": 1}})
+    assert pd.read_csv(RUN / "student/seed0/history.csv")["seconds"][:2].tolist() == [row["seconds"] for row in saved]
+
+
+def test_changed_clips_start_afresh(project, another_folder, monkeypatch):
+    stopped = another_folder(project, "stopped")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(patch, 2, KeyboardInterrupt())
+        stopped.train("student", FIVE)
+    (checkpoint,) = checkpoints(stopped)
+    saved = torch.load(checkpoint)["history"]
+    split = plan.split_path("colours", "split1")
+    split.write_text(split.read_text().replace(",validation", ",train"))
+    stopped.train("student", FIVE)
+    assert pd.read_csv(RUN / "student/seed0/history.csv")["seconds"][0] != saved[0]["seconds"]
+
+
+def test_a_disk_that_fills_up_costs_nothing_but_the_time(project, another_folder, monkeypatch):
+    full = another_folder(project, "full")
+    replace, written = os.replace, []
+
+    def refuse(source, target):
+        if Path(target).name == "checkpoint.pt":
+            written.append(target)
+            if len(written) > 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refuse)
+        with pytest.raises(OutputError, match=r"checkpoint\.pt: the disk is full; free some space"):
+            full.train("student", FIVE)
+    (checkpoint,) = checkpoints(full)
+    assert len(torch.load(checkpoint)["history"]) == 2
+    assert os.listdir(checkpoint.parent) == ["checkpoint.pt"]
+    resumed = outcome(full.train("student", FIVE))
+    monkeypatch.chdir(project.root)
+    assert_same(outcome(project.train("student", FIVE)), resumed)
+
+
+def wait_for_epochs(project, epochs: int, process) -> int:
+    """Waits until a checkpoint of that many epochs is there; the number of them."""
+    for _ in range(1500):
+        assert process.poll() is None, process.communicate()[1]
+        for file in checkpoints(project):
+            done = len(torch.load(file)["history"])
+            if done >= epochs:
+                return done
+        time.sleep(0.02)
+    raise AssertionError("no checkpoint within 30 s")
+
+
+def test_killed_and_interrupted_processes_end_in_the_same_bytes(project, another_folder, dvfl_command, monkeypatch):
+    values = {"student": {"train": {"epochs": 30}}}
+    killed = another_folder(project, "killed")
+    file = killed.config_file(values)
+    done, ends = 0, []
+    for number in (signal.SIGKILL, signal.SIGINT):
+        process = dvfl_command("train", RUN / "student/seed0", "--config", file)
+        done = wait_for_epochs(killed, done + 2, process)
+        if number == signal.SIGINT:  # a second writer is refused meanwhile
+            with pytest.raises(LeaseTaken, match=f"process {process.pid} on"):
+                killed.train("student", values)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        ends.append(SimpleNamespace(code=process.returncode, said=said))
+    assert ends[0].code == -signal.SIGKILL
+    assert ends[1].code == 130
+    assert "Traceback" not in ends[1].said
+    assert (
+        "dvfl: stopped; what is finished is kept, and the same command goes on from there" in ends[1].said.splitlines()
+    )
+    assert not (RUN / "student/seed0").exists()
+    (checkpoint,) = checkpoints(killed)
+    saved = torch.load(checkpoint)["history"]
+    assert done <= len(saved) < 30
+    resumed = outcome(killed.train("student", values))
+    seconds = pd.read_csv(RUN / "student/seed0/history.csv")["seconds"]
+    assert seconds[: len(saved)].tolist() == [row["seconds"] for row in saved]
+    monkeypatch.chdir(project.root)
+    assert_same(outcome(project.train("student", values)), resumed)
+
+
+def test_bfloat16_runs(project):
+    directory = project.train("student", {"train": {"precision": "bfloat16"}})
+    assert read_json(directory / "run.json")["precision"] == "bfloat16"
+    assert history(directory)["loss"].between(0, 3).all()
