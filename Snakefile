@@ -4,7 +4,7 @@ from dvfl import plan, steps
 from dvfl.launch import config_for_jobs, restrict_to_machine, usable_cores
 
 
-configfile: "config/config.yaml"
+configfile: f"{workflow.basedir}/config/config.yaml"
 
 
 report: "workflow/report/workflow.rst"

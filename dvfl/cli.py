@@ -207,7 +207,8 @@ def score(config: Config, run: Run) -> None:
     scores = score_run(config, run)
     top1 = scores["metrics"]["top1"]
     say(
-        f"{run.name}: top-1 {top1['value']:.1%} [{top1['ci_low']:.1%}, {top1['ci_high']:.1%}], {scores['n_clips']} clips"
+        f"{run.name}: top-1 {top1['value']:.1%} [{top1['ci_low']:.1%}, {top1['ci_high']:.1%}], "
+        f"{scores['n_clips']} clips"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dvfl.config import Config
+from dvfl.config import PROJECT, Config
 from dvfl.plan import (
     RESULTS,
     Run,
@@ -19,7 +19,7 @@ from dvfl.plan import (
     trial_runs,
 )
 
-PUBLISHED = Path("config/published.csv")
+PUBLISHED = PROJECT / "config/published.csv"
 TABLES = RESULTS / "tables"
 FIGURES = RESULTS / "figures"
 

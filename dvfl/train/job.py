@@ -271,5 +271,3 @@ def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
     with atomic(path) as partial:
         frame = pd.DataFrame(history) if history else pd.DataFrame(columns=["epoch"])
         frame.to_csv(partial, index=False, lineterminator="\n")
-
-

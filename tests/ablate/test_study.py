@@ -156,7 +156,7 @@ def test_a_study_evaluated_on_test_refuses_to_choose():
 def test_a_trial_without_scores_is_named():
     scored({})
     (TRIALS[3].directory / "scores.json").unlink()
-    with pytest.raises(MissingInput, match="scores.json: not there yet"):
+    with pytest.raises(MissingInput, match=r"scores\.json: not there yet"):
         choose(CONFIG, "mine", "sweep")
 
 

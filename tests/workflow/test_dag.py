@@ -1,0 +1,108 @@
+"""The DAG itself: what it makes, that it is made once, and what a changed value makes anew."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from dvfl.report.rows import COLUMNS
+from tests.workflow.conftest import PROJECT, snakemake
+
+
+def planned(folder: Path, changes: dict | None = None) -> Counter:
+    """Jobs by rule that a dry run with some changed values would do."""
+    config = yaml.safe_load((folder / "small.yaml").read_text())
+    for key, value in (changes or {}).items():
+        place = config
+        *path, last = key.split(".")
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+    changed = folder / "changed.yaml"
+    changed.write_text(yaml.safe_dump(config))
+    said = snakemake(folder, "-n", "--cores", "2", "--configfile", str(changed)).stdout
+    return Counter({rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", said, flags=re.M) if rule != "total"})
+
+
+def test_everything_promised_is_there(pipeline):
+    table = pd.read_csv(pipeline / "results/tables/all.csv", keep_default_na=False)
+    assert tuple(table.columns) == COLUMNS
+    assert {"accuracy", "efficiency", "ablation", "claims"} <= set(table["table"])
+    measured = table[(table["table"] == "accuracy") & (table["metric"] == "top1")]
+    assert set(measured["arm"]) == {"teacher", "student", "distilled"}
+    assert (measured["run_ids"].str.fullmatch(r"[0-9a-f]{32}(;[0-9a-f]{32})*")).all()
+    for name in ("accuracy", "efficiency", "ablation", "claims", "all"):
+        assert all((pipeline / f"results/tables/{name}.{ending}").stat().st_size for ending in ("csv", "md", "tex"))
+    for figure in ("accuracy_vs_params", "training_curves", "confusion", "alpha_temperature", "labelled_clips"):
+        assert all((pipeline / f"results/figures/{figure}.{ending}").stat().st_size for ending in ("png", "pdf", "csv"))
+
+
+def test_a_bad_clip_is_counted_and_not_fatal(pipeline):
+    table = pd.read_csv(pipeline / "results/tables/all.csv", keep_default_na=False)
+    left_out = table[(table["metric"] == "clips_left_out") & table["setting"].str.contains("unreadable")]
+    assert left_out["value"].tolist() == ["1"]
+
+
+def test_a_second_run_does_nothing(pipeline):
+    assert planned(pipeline) == Counter()
+
+
+RERUN = {
+    # Where something runs does not matter to what comes out.
+    "train.workers": (1, set()),
+    "evaluate.resamples": (101, {"score", "trial", "choose", "distil", "test", "tables", "figures", "all"}),
+    "profile.repeats_small": (4, {"profile", "tables", "figures", "all"}),
+    "tracking.artifacts": ("results/elsewhere", {"tracking"}),
+}
+
+
+@pytest.mark.parametrize("key", RERUN)
+def test_a_changed_value_reruns_what_uses_it(pipeline, key):
+    value, rules = RERUN[key]
+    assert set(planned(pipeline, {key: value})) == rules
+
+
+def test_a_distillation_value_leaves_the_other_arms_alone(pipeline):
+    jobs = planned(pipeline, {"distill.t_squared": False})
+    assert "index" not in jobs and "profile" not in jobs
+    assert jobs["train"] == 2  # distilled, both seeds; teacher and student stand
+    assert jobs["trial"] == 3  # two of the grid that distil, one of labelled_clips
+
+
+def test_a_new_clip_is_noticed(pipeline):
+    clip = next((pipeline / "clips/blue").glob("*_c0.avi"))
+    extra = clip.with_name("blue_g7_c1.avi")
+    extra.write_bytes(clip.read_bytes())
+    try:
+        assert planned(pipeline)["index"] == 1
+    finally:
+        extra.unlink()
+
+
+def test_wrong_config_stops_before_any_job(pipeline):
+    done = snakemake(
+        pipeline, "-n", "--cores", "1", "--configfile", str(pipeline / "small.yaml"), "--config", "seed=[0]", check=False
+    )
+    assert done.returncode != 0
+    assert "seed: there is no such key; did you mean 'seeds'?" in done.stdout
+
+
+def test_the_default_has_a_job_for_each_run_and_none_for_a_clip(tmp_path):
+    said = snakemake(tmp_path, "-n", "--cores", "2").stdout
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", said, flags=re.M))
+    assert int(jobs["total"]) < 120
+
+
+def test_report_is_one_page_with_a_caption_for_each_table_and_figure(pipeline):
+    page = pipeline / "report.html"
+    snakemake(pipeline, "--configfile", str(pipeline / "small.yaml"), "--report", str(page))
+    text = page.read_text()
+    for name in ("accuracy", "efficiency", "ablation", "claims", "alpha_temperature", "training_curves"):
+        caption = (PROJECT / f"workflow/report/{name}.rst").read_text()
+        assert caption.strip()
+        assert name in text
