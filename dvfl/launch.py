@@ -100,4 +100,3 @@ def restrict_to_machine(workflow: Any) -> None:
     """
     if workflow.local_exec and "machine_cores" not in workflow.global_resources:
         workflow.register_resource("machine_cores", usable_cores(os.cpu_count()))
-

@@ -8,7 +8,8 @@ validation scores. A study's trial is a run with some dotted keys of its own.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -165,6 +166,11 @@ def parse_run(config: Config, directory: str | Path) -> Run:
             return run
     examples = "\n  ".join(str(run) for run in final_runs(config)[:3])
     raise ConfigError(f"{directory}: the config has no such run; it has, for example\n  {examples}")
+
+
+def any_of(names: Iterable[str]) -> str:
+    """Regular expression that matches these names and no others."""
+    return "|".join(re.escape(name) for name in names) or r"(?!)"
 
 
 def all_runs(config: Config) -> Iterator[Run]:

@@ -32,9 +32,7 @@ def test_an_index_of_good_clips(folder, definition, tmp_path):
 
 
 def test_processes_leave_no_trace(folder, definition):
-    pd.testing.assert_frame_equal(
-        build_index(folder, definition, 2), build_index(folder, definition, 1)
-    )
+    pd.testing.assert_frame_equal(build_index(folder, definition, 2), build_index(folder, definition, 1))
 
 
 def test_bad_clips_are_listed_not_fatal(folder, definition, video, caplog):

@@ -20,10 +20,7 @@ DRAWS = 400
 
 def hashes(root: Path) -> dict[str, str]:
     files = sorted(file for file in root.rglob("*") if file.is_file())
-    return {
-        file.relative_to(root).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in files
-    }
+    return {file.relative_to(root).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +123,7 @@ def test_backwards_a_class_is_its_mirror(name):
             moving = (np.pi - one, other) if name == "ShakeHorizontally" else (one, np.pi - other)
             mirror = pose(name, replace(course, shake=moving), 16)
         for part in ("x", "y", "angle", "size"):
-            np.testing.assert_allclose(
-                getattr(forwards, part)[::-1], getattr(mirror, part), atol=1e-9
-            )
+            np.testing.assert_allclose(getattr(forwards, part)[::-1], getattr(mirror, part), atol=1e-9)
 
 
 def test_the_motion_is_large_enough_to_be_seen():

@@ -194,3 +194,14 @@ def test_real_clips(real_clips):
         assert 24 < info.fps < 31
         whole = read_frames(path, range(info.frames))
         assert np.array_equal(read_frames(path, [info.frames - 1, 5]), whole[[-1, 5]])
+
+
+@pytest.mark.parametrize("options", [{}, {"codec": "libx264"}, {"codec": "libvpx"}], ids=["avi", "mp4", "webm"])
+def test_decord_gives_the_same_pixels_where_it_reads_in_order(video, options):
+    decord = pytest.importorskip("decord", reason="decord has no wheel for this platform")
+    container = {"libx264": "mp4", "libvpx": "webm"}.get(options.get("codec"), "avi")
+    if options.get("codec", "mpeg4") not in av.codecs_available:
+        pytest.skip(f"this build of FFmpeg has no {options['codec']}")
+    path = video(f"clip.{container}", **options)
+    theirs = decord.VideoReader(str(path), num_threads=1).get_batch(range(20)).asnumpy()
+    assert np.abs(theirs.astype(int) - read_frames(path, range(20))).mean() < 0.5

@@ -95,9 +95,7 @@ def test_centre_and_three_crops_lie_where_they_should():
     three = TestTransform(InputConfig(img_size=32, short_side=32), crops=3)(columns)
     assert three[:, 0, 0, 0, 0].tolist() == [0, 32, 64]
     upright = three[:, 0, 0, 0, 0].tolist()
-    portrait = TestTransform(InputConfig(img_size=32, short_side=32), crops=3)(
-        columns.transpose(0, 2, 1, 3)
-    )
+    portrait = TestTransform(InputConfig(img_size=32, short_side=32), crops=3)(columns.transpose(0, 2, 1, 3))
     assert portrait[:, 0, 0, 0, 0].tolist() == upright
     one = TestTransform(InputConfig(img_size=32, short_side=32), crops=1)(columns)
     assert one[0, 0, 0, 0, 0] == 32
@@ -108,8 +106,7 @@ def test_centre_and_three_crops_lie_where_they_should():
 def test_normalise():
     views = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 3, 1, 1)
     expected = [
-        (value / 255 - mean) / std
-        for value, mean, std in zip((0, 128, 255), IMAGENET_MEAN, IMAGENET_STD, strict=True)
+        (value / 255 - mean) / std for value, mean, std in zip((0, 128, 255), IMAGENET_MEAN, IMAGENET_STD, strict=True)
     ]
     out = normalise(views)
     assert out.dtype == torch.float32

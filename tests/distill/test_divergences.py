@@ -37,9 +37,7 @@ def logits_pair(draw) -> tuple[torch.Tensor, torch.Tensor]:
 
 def random_logits(batch: int = 3, classes: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    student, teacher = torch.randn(
-        2, batch, classes, generator=generator, dtype=torch.float64
-    ).unbind()
+    student, teacher = torch.randn(2, batch, classes, generator=generator, dtype=torch.float64).unbind()
     return 3 * student, 3 * teacher
 
 
@@ -89,25 +87,19 @@ def test_temperature_divides_logits_and_its_square_multiplies(divergence, pair, 
 @given(pair=logits_pair(), temperature=temperatures)
 def test_reverse_is_forward_with_student_and_teacher_exchanged(pair, temperature):
     student, teacher = pair
-    assert_close(
-        reverse_kl(student, teacher, temperature), forward_kl(teacher, student, temperature)
-    )
+    assert_close(reverse_kl(student, teacher, temperature), forward_kl(teacher, student, temperature))
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES.values())
 @pytest.mark.parametrize("t_squared", [True, False])
 def test_gradients_agree_with_finite_differences(divergence, t_squared):
     student, teacher = (logits.requires_grad_() for logits in random_logits())
-    assert torch.autograd.gradcheck(
-        lambda s, t: divergence(s, t, 3.0, t_squared=t_squared), (student, teacher)
-    )
+    assert torch.autograd.gradcheck(lambda s, t: divergence(s, t, 3.0, t_squared=t_squared), (student, teacher))
 
 
 def test_loss_is_the_mean_over_the_batch():
     student, teacher = random_logits(batch=4)
-    one_by_one = [
-        forward_kl(s, t, 2.0) for s, t in zip(student.split(1), teacher.split(1), strict=True)
-    ]
+    one_by_one = [forward_kl(s, t, 2.0) for s, t in zip(student.split(1), teacher.split(1), strict=True)]
     assert_close(forward_kl(student, teacher, 2.0), torch.stack(one_by_one).mean())
 
 

@@ -117,16 +117,12 @@ def test_top1_is_the_confusion_diagonal_even_with_ties(seed, classes):
 def test_calibration_bins_are_closed_on_the_right():
     edges = np.arange(1, CALIBRATION_BINS + 1) / CALIBRATION_BINS
     np.testing.assert_array_equal(calibration_bin(edges), np.arange(CALIBRATION_BINS))
-    np.testing.assert_array_equal(
-        calibration_bin(edges[:-1] + 1e-9), np.arange(1, CALIBRATION_BINS)
-    )
+    np.testing.assert_array_equal(calibration_bin(edges[:-1] + 1e-9), np.arange(1, CALIBRATION_BINS))
     assert calibration_bin(np.array([1 + 1e-7])) == CALIBRATION_BINS - 1
 
 
 def test_perfect_predictions_are_perfect():
-    assert compute_metrics(np.eye(4), np.arange(4)) == {
-        name: 0.0 if name == "ece" else 1.0 for name in METRICS
-    }
+    assert compute_metrics(np.eye(4), np.arange(4)) == {name: 0.0 if name == "ece" else 1.0 for name in METRICS}
 
 
 @given(seed=st.integers(0, 2**32 - 1), clips=st.integers(2, 40))
@@ -135,9 +131,7 @@ def test_weighted_sums_are_metrics_of_repeated_clips(seed, clips):
     weights = np.random.default_rng(seed).integers(0, 4, clips)
     weights[0] += 1
     summed = metrics_of((clip_sums(probabilities, labels).T @ weights.astype(float)).T)
-    repeated = compute_metrics(
-        np.repeat(probabilities, weights, axis=0), np.repeat(labels, weights)
-    )
+    repeated = compute_metrics(np.repeat(probabilities, weights, axis=0), np.repeat(labels, weights))
     assert {name: float(value) for name, value in summed.items()} == pytest.approx(repeated)
 
 
@@ -145,9 +139,7 @@ def test_weighted_sums_are_metrics_of_repeated_clips(seed, clips):
 def test_order_of_clips_does_not_matter(seed):
     probabilities, labels = random_predictions(seed, 30, 6)
     order = np.random.default_rng(seed).permutation(30)
-    assert compute_metrics(probabilities[order], labels[order]) == pytest.approx(
-        compute_metrics(probabilities, labels)
-    )
+    assert compute_metrics(probabilities[order], labels[order]) == pytest.approx(compute_metrics(probabilities, labels))
 
 
 @pytest.mark.parametrize(

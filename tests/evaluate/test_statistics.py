@@ -356,9 +356,7 @@ def test_metric_intervals_of_top1_agree_with_the_closed_form():
     rng = np.random.default_rng(15)
     runs, labels, groups = several_runs(rng, 3)
     baseline, _, _ = several_runs(rng, 3, skill=0.3)
-    correct, correct_baseline = (
-        np.array([run.argmax(axis=1) == labels for run in arm]) for arm in (runs, baseline)
-    )
+    correct, correct_baseline = (np.array([run.argmax(axis=1) == labels for run in arm]) for arm in (runs, baseline))
     pairs = [
         (
             metric_seed_intervals(runs, labels, groups, resamples=4000),

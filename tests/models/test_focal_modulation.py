@@ -18,9 +18,7 @@ def modulation() -> FocalModulation:
 
 def tokens(channels: int = DIM, batch: int = 1) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(
-        batch, FRAMES, SIZE, SIZE, channels, generator=generator, dtype=torch.float64
-    )
+    return torch.randn(batch, FRAMES, SIZE, SIZE, channels, generator=generator, dtype=torch.float64)
 
 
 def open_gate(level: int) -> torch.Tensor:
@@ -74,10 +72,7 @@ def test_modulator_is_linear_in_the_gates(modulation, branch):
     aggregate, context = getattr(modulation, branch), tokens()
     closed = aggregate(context, torch.zeros_like(open_gate(0)))  # leaves h's bias
     mixed = sum(weight * open_gate(level) for level, weight in enumerate((0.5, -2.0, 3.0)))
-    parts = [
-        weight * (aggregate(context, open_gate(level)) - closed)
-        for level, weight in enumerate((0.5, -2.0, 3.0))
-    ]
+    parts = [weight * (aggregate(context, open_gate(level)) - closed) for level, weight in enumerate((0.5, -2.0, 3.0))]
     assert_close(aggregate(context, mixed) - closed, sum(parts))
 
 
@@ -115,9 +110,7 @@ def test_post_norm_makes_the_output_indifferent_to_the_modulators_scale():
 
 @pytest.mark.parametrize(("level", "window", "factor"), [(1, 3, 2), (3, 5, 2), (2, 3, 4)])
 def test_kernels_grow_by_the_focal_factor(level, window, factor):
-    state = FocalModulation(
-        DIM, focal_level=level, focal_window=window, focal_factor=factor
-    ).state_dict()
+    state = FocalModulation(DIM, focal_level=level, focal_window=window, focal_factor=factor).state_dict()
     for i in range(level):
         kernel = window + factor * i
         assert state[f"focal_layers.{i}.0.weight"].shape == (DIM, 1, kernel, kernel)

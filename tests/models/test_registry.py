@@ -80,9 +80,7 @@ def test_a_model_of_ones_own_takes_one_line(registry):
     @register_model
     def my_net(*, num_classes, num_frames, img_size, bias=True):
         pixels = num_frames * 3 * img_size**2
-        return torch.nn.Sequential(
-            torch.nn.Flatten(), torch.nn.Linear(pixels, num_classes, bias=bias)
-        )
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(pixels, num_classes, bias=bias))
 
     assert model_names()[-1] == "my_net"
     model = create_model("my_net", num_classes=3, num_frames=2, img_size=4, bias=False)

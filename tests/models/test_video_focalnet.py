@@ -41,9 +41,7 @@ def golden(request) -> tuple[VideoFocalNet, dict[str, torch.Tensor]]:
         values = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         model = VideoFocalNet(**json.loads(file.metadata()["config"]))
     prefix = "state."
-    model.load_state_dict(
-        {key.removeprefix(prefix): values[key] for key in values if key.startswith(prefix)}
-    )
+    model.load_state_dict({key.removeprefix(prefix): values[key] for key in values if key.startswith(prefix)})
     return model, values
 
 
@@ -189,9 +187,7 @@ def test_conv_embed_overlaps_patches_and_keeps_the_grid():
 def test_layerscale_adds_gammas_that_scale_both_branches():
     plain, scaled = build(), build(use_layerscale=True, layerscale_value=0.5)
     added = scaled.state_dict().keys() - plain.state_dict().keys()
-    blocks = [
-        f"layers.{s}.blocks.{b}" for s, depth in enumerate((1, 1, 2, 1)) for b in range(depth)
-    ]
+    blocks = [f"layers.{s}.blocks.{b}" for s, depth in enumerate((1, 1, 2, 1)) for b in range(depth)]
     assert added == {f"{block}.{gamma}" for block in blocks for gamma in ("gamma_1", "gamma_2")}
     assert torch.equal(scaled.layers[0].blocks[0].gamma_1, torch.full((8,), 0.5).double())
     default = build(use_layerscale=True).layers[0].blocks[0]
@@ -236,17 +232,14 @@ def test_postln_in_modulation_adds_a_norm_to_every_block():
 def test_focal_levels_and_windows_are_set_per_stage():
     model = build(focal_levels=(3, 2, 1, 1), focal_windows=(3, 3, 5, 7))
     kernels = [
-        [layer[0].weight.shape[-1] for layer in stage.blocks[0].modulation.focal_layers]
-        for stage in model.layers
+        [layer[0].weight.shape[-1] for layer in stage.blocks[0].modulation.focal_layers] for stage in model.layers
     ]
     assert kernels == [[3, 5, 7], [3, 5], [5], [7]]
     assert model(clip()).shape == (1, 5)
 
 
 def test_other_numbers_of_stages_channels_and_mlp_ratios():
-    model = build(
-        depths=(1, 2), focal_levels=(2, 2), focal_windows=(3, 3), in_chans=1, mlp_ratio=2.0
-    )
+    model = build(depths=(1, 2), focal_levels=(2, 2), focal_windows=(3, 3), in_chans=1, mlp_ratio=2.0)
     assert model.layers[1].blocks[0].mlp.fc1.weight.shape == (32, 16)
     assert model.forward_features(clip(height=8, width=8)[:, :, :1]).shape == (4, 16)
 

@@ -86,7 +86,15 @@ def test_a_new_clip_is_noticed(pipeline):
 
 def test_wrong_config_stops_before_any_job(pipeline):
     done = snakemake(
-        pipeline, "-n", "--cores", "1", "--configfile", str(pipeline / "small.yaml"), "--config", "seed=[0]", check=False
+        pipeline,
+        "-n",
+        "--cores",
+        "1",
+        "--configfile",
+        str(pipeline / "small.yaml"),
+        "--config",
+        "seed=[0]",
+        check=False,
     )
     assert done.returncode != 0
     assert "seed: there is no such key; did you mean 'seeds'?" in done.stdout

@@ -14,7 +14,7 @@ rule trial:
     log:
         "results/logs/trial/{run}.log",
     wildcard_constraints:
-        run=r"ablation/[^/]+/(?!selection/)[^/]+/[^/]+/[^/]+/seed\d+",
+        run=plan.any_of(name for name, run in RUNS.items() if run.study),
     conda:
         "../../envs/dvfl.yaml"
     threads: lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).train.threads

@@ -1,7 +1,9 @@
 # Training, distillation, prediction and scores of the runs that the arms name, and of the selection stage's teachers.
 # A run is known by its directory under results/.
 RUNS = {run.directory.relative_to(plan.RESULTS).as_posix(): run for run in plan.all_runs(CONFIG)}
-TRAINED_ALONE = r"runs/[^,]+/seed\d+|ablation/[^/]+/selection/[^/]+/seed\d+"
+OUTSIDE_STUDIES = {name: run for name, run in RUNS.items() if not run.study}
+ON_LABELS = plan.any_of(name for name, run in OUTSIDE_STUDIES.items() if plan.teacher_of(CONFIG, run) is None)
+DISTILLED = plan.any_of(name for name, run in OUTSIDE_STUDIES.items() if plan.teacher_of(CONFIG, run) is not None)
 
 
 rule tracking:
@@ -34,7 +36,8 @@ rule train:
     log:
         "results/logs/train/{run}.log",
     wildcard_constraints:
-        run=TRAINED_ALONE,
+        run=ON_LABELS,
+    priority: 10  # others wait for teachers
     conda:
         "../../envs/dvfl.yaml"
     threads: lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).train.threads
@@ -45,6 +48,32 @@ rule train:
         settings=lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).digest,
     message:
         "Training {wildcards.run}"
+    shell:
+        "dvfl train results/{wildcards.run} 2>&1 | tee {log}"
+
+
+rule distil:
+    input:
+        unpack(lambda wc: steps.training(CONFIG, RUNS[wc.run])),
+        ready=ancient("results/tracking/ready.json"),
+    output:
+        weights="results/{run}/weights.safetensors",
+        history="results/{run}/history.csv",
+        about="results/{run}/run.json",
+    log:
+        "results/logs/distil/{run}.log",
+    wildcard_constraints:
+        run=DISTILLED,
+    conda:
+        "../../envs/dvfl.yaml"
+    threads: lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).train.threads
+    resources:
+        machine_cores=lambda wc, threads: threads,
+        mem_mb=2000,
+    params:
+        settings=lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).digest,
+    message:
+        "Distilling {wildcards.run}"
     shell:
         "dvfl train results/{wildcards.run} 2>&1 | tee {log}"
 
@@ -60,7 +89,7 @@ rule test:
     log:
         "results/logs/test/{run}.log",
     wildcard_constraints:
-        run=TRAINED_ALONE,
+        run=plan.any_of(OUTSIDE_STUDIES),
     conda:
         "../../envs/dvfl.yaml"
     threads: lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).train.threads
@@ -87,7 +116,7 @@ rule score:
     log:
         "results/logs/score/{run}.log",
     wildcard_constraints:
-        run=TRAINED_ALONE,
+        run=plan.any_of(OUTSIDE_STUDIES),
     conda:
         "../../envs/dvfl.yaml"
     resources:
@@ -110,7 +139,7 @@ rule motion_check:
     log:
         "results/logs/motion_check/{run}.log",
     wildcard_constraints:
-        run=TRAINED_ALONE,
+        run=plan.any_of(OUTSIDE_STUDIES),
     conda:
         "../../envs/dvfl.yaml"
     resources:
