@@ -1,12 +1,11 @@
 """Frames of a video file, by number.
 
 Frame k is the k-th that decodes from the start of the file: PyAV decodes in order and never seeks. Seeking would save
-little, since a clip's views span it. decord, the usual choice and the released code's, was tried first and measured:
-decord 0.6 returns frame 1 for frame 20 of an AVI with B-frames and of a WMV where it seeks; frames whose width is 24, 48
-or 72 pixels come with four channels, and in batches not at all; its issues report reads that differ from one time to
-the next on HMDB51 (#195) and endless loops where a container promises more frames than it has (#373). Read in order at
-a size that it can do, decord gives the same pixels (a test compares them), in 20 ms for 8 frames of a UCF101 clip
-against 11 ms here.
+little, since a clip's views span it. decord, the usual choice and the released code's, was tried first and measured.
+Where it seeks, decord 0.6 returns frame 1 for frame 20 of an AVI with B-frames and of a WMV; frames 24, 48 or 72 pixels
+wide come with four channels, and in batches not at all; its issues report reads that differ from one time to the next
+on HMDB51 (#195) and endless loops where a container promises more frames than it has (#373). Read in order at a size
+that it can do, it gives the same pixels (a test compares them), in 20 ms for 8 frames of a UCF101 clip against 11 here.
 """
 
 from __future__ import annotations
