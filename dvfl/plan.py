@@ -80,8 +80,10 @@ class RunSettings(Section):
 
     @property
     def digest(self) -> str:
-        # Where it runs and how many processes decode do not change what comes out.
-        return digest(self.model_dump(mode="json", exclude={"train": {"workers", "device"}}))
+        # Where it runs, how many processes decode and how often validation is looked at do not change what comes out;
+        # whether validation is trained on is said by the subsets.
+        unused = {"workers", "device", "validate_every", "include_validation"}
+        return digest([self.model_dump(mode="json", exclude={"train": unused}), self.subsets])
 
     @property
     def subsets(self) -> list[str]:
@@ -160,9 +162,9 @@ def _plain(value: Any) -> str:
 
 def parse_run(config: Config, directory: str | Path) -> Run:
     """The run whose directory this is; ConfigError where the config has no such run."""
-    wanted = Path(directory).as_posix().rstrip("/")
+    wanted = Path(directory).resolve()
     for run in all_runs(config):
-        if wanted == str(run) or wanted.endswith(f"/{run}"):
+        if wanted == run.directory.resolve():
             return run
     examples = "\n  ".join(str(run) for run in final_runs(config)[:3])
     raise ConfigError(f"{directory}: the config has no such run; it has, for example\n  {examples}")

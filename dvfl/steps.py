@@ -51,7 +51,7 @@ def listing(definition: DatasetDefinition) -> str:
     if definition.kind != "folder":
         return ""
     seen = hashlib.sha256()
-    for folder, folders, files in os.walk(definition.root):
+    for folder, folders, files in os.walk(definition.root, followlinks=True):
         folders.sort()
         for name in sorted(files):
             path = os.path.join(folder, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -198,7 +199,7 @@ def test_nobody_teaches_without_distillation(config):
 # ------------------------------------------------------------------------------------------------------------ parsing
 
 
-@pytest.mark.parametrize("dressed", ["{}", "{}/", "./{}", "/somewhere/else/{}"])
+@pytest.mark.parametrize("dressed", ["{}", "{}/", "./{}", f"{Path.cwd()}/{{}}"])
 def test_a_run_is_found_by_its_directory(config, dressed):
     for run in plan.all_runs(config):
         assert plan.parse_run(config, dressed.format(run)) == run
@@ -211,6 +212,7 @@ def test_a_run_is_found_by_its_directory(config, dressed):
         "results/runs/mine/split1/as_described/studnet/seed0",
         "student",
         "",
+        "/somewhere/else/results/runs/mine/split1/as_described/student/seed0",
         "xresults/runs/mine/split1/as_described/student/seed0",
     ],
 )

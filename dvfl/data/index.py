@@ -17,8 +17,8 @@ import pandas as pd
 
 from dvfl.config import DatasetDefinition
 from dvfl.data.errors import DataError, UnreadableClip
-from dvfl.data.files import replacing
 from dvfl.data.reader import ClipInfo, probe
+from dvfl.files import atomic
 from dvfl.progress import track
 
 VIDEO = r"\.(avi|mp4|m4v|mov|mkv|webm|mpe?g|wmv|flv|3gp|ts|ogv|gif)$"  # what a clip's name ends in
@@ -72,7 +72,7 @@ def build_index(root: Path, definition: DatasetDefinition, workers: int) -> pd.D
 
 def write_index(index: pd.DataFrame, path: str | Path) -> None:
     """Write the index as parquet; the file appears whole or not at all."""
-    with replacing(path) as temporary:
+    with atomic(path) as temporary:
         index.to_parquet(temporary, index=False)
 
 

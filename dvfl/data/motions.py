@@ -27,7 +27,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from dvfl.config import MotionsConfig
-from dvfl.data.files import replacing
+from dvfl.files import atomic
 from dvfl.progress import track
 from dvfl.randomness import generator
 
@@ -299,7 +299,7 @@ def render_motions(config: MotionsConfig, root: Path, workers: int) -> None:
 
 
 def _render_file(config: MotionsConfig, root: Path, clip: tuple[str, int, int]) -> None:
-    with replacing(_path(root, *clip)) as temporary:
+    with atomic(_path(root, *clip)) as temporary:
         _encode(render_clip(config, *clip), config.fps, temporary)
 
 
@@ -352,5 +352,5 @@ def _text(path: Path) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
+    with atomic(path) as temporary:
         temporary.write_text(text)

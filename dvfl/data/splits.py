@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from dvfl.config import DatasetDefinition
 from dvfl.data.errors import DataError
-from dvfl.data.files import replacing
+from dvfl.files import atomic
 from dvfl.randomness import derive_seed
 
 SUBSETS = ("train", "validation", "test")
@@ -91,7 +91,7 @@ def few_clips(
 
 def write_split(split: pd.DataFrame, path: str | Path) -> None:
     """Write clip_id, subset as CSV; the file appears whole or not at all."""
-    with replacing(path) as temporary:
+    with atomic(path) as temporary:
         split.to_csv(temporary, index=False, lineterminator="\n")
 
 

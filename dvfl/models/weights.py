@@ -32,13 +32,13 @@ class NetworkDescription:
     overrides: dict[str, Any] = field(default_factory=dict)
 
     def build(self) -> nn.Module:
-        return create_model(
-            self.model,
-            num_classes=len(self.classes),
-            num_frames=self.num_frames,
-            img_size=self.img_size,
-            **self.overrides,
-        )
+        """Raises WeightsError where the model does not take these sizes or overrides."""
+        size = {"num_classes": len(self.classes), "num_frames": self.num_frames, "img_size": self.img_size}
+        try:
+            return create_model(self.model, **size, **self.overrides)
+        except (TypeError, ValueError) as error:
+            shown = ", ".join(f"{key}={value}" for key, value in (size | self.overrides).items())
+            raise WeightsError(f"{self.model} with {shown}: {error}; change model_overrides or input") from error
 
 
 def save_weights(path: Path, model: nn.Module, description: NetworkDescription) -> None:
