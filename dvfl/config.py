@@ -207,9 +207,6 @@ class DistillConfig(Section):
     alpha: Fraction = Field(0.2, description="Weight of the divergence [0.2]; 0: labels only.")
     temperature: Positive = Field(10.0, description="Temperature T [10].")
     t_squared: bool = Field(True, description="Multiply the divergence by T^2 (stated assumption; as released).")
-    chosen_by: Name | None = Field(
-        None, description="Study whose choice file replaces the values that it searched; None: as given here."
-    )
     targets: Literal["cached", "online"] = Field(
         "cached", description="cached: the teacher's logits of all views, computed once; online: in the loop."
     )
@@ -295,6 +292,11 @@ class Config(Section):
     student: NetworkConfig
     distill: DistillConfig = DistillConfig()
     arms: dict[Name, ArmConfig] = Field(min_length=1, description="What is trained and compared.")
+    chosen_by: list[Name] = Field(
+        [],
+        description="Studies, in order, whose choice files replace the values that they searched, in the arms and in "
+        "the studies after them; a value that an arm or a trial sets itself stands.",
+    )
     evaluate: EvaluateConfig = EvaluateConfig()
     ablation: AblationConfig = AblationConfig()
     profile: ProfileConfig = ProfileConfig()
@@ -329,14 +331,11 @@ class Config(Section):
             for arm in settings.arms:
                 if arm not in self.arms:
                     raise ValueError(f"ablation.studies.{study}.arms: {arm!r} is not an arm{_nearest(arm, self.arms)}")
-        chosen = self.distill.chosen_by
-        if chosen is not None:
-            if chosen not in self.ablation.studies:
-                raise ValueError(
-                    f"distill.chosen_by: {chosen!r} is not a study{_nearest(chosen, self.ablation.studies)}"
-                )
-            if self.ablation.studies[chosen].evaluate_on != "validation":
-                raise ValueError(f"distill.chosen_by: study {chosen!r} is evaluated on test; test chooses nothing")
+        for study in self.chosen_by:
+            if study not in self.ablation.studies:
+                raise ValueError(f"chosen_by: {study!r} is not a study{_nearest(study, self.ablation.studies)}")
+            if self.ablation.studies[study].evaluate_on != "validation":
+                raise ValueError(f"chosen_by: study {study!r} is evaluated on test; test chooses nothing")
         return self
 
     @property

@@ -126,9 +126,16 @@ def trial_runs(config: Config, dataset: str, study: str) -> list[Run]:
     for trial, arm, seed in itertools.product(study_trials(settings), settings.arms, settings.seeds):
         run = Run(dataset, split, config.protocol, arm, seed, stage, study, trial)
         arm_itself = Run(dataset, split, config.protocol, arm, seed)
-        same = stage == "final" and run_settings(config, run) == run_settings(config, arm_itself)
+        same = stage == "final" and _same(config, run, arm_itself)
         runs.append(arm_itself if same and seed in arm_seeds(config, arm) else run)
     return runs
+
+
+def _same(config: Config, one: Run, other: Run) -> bool:
+    """Whether two runs compute the same, whatever the studies choose."""
+    return run_settings(config, one) == run_settings(config, other) and choices_of(config, one) == choices_of(
+        config, other
+    )
 
 
 def study_trials(study: StudyConfig) -> dict[str, dict[str, Any]]:
@@ -194,16 +201,18 @@ def all_runs(config: Config) -> Iterator[Run]:
 # ------------------------------------------------------------------------------------------------ what a run depends on
 
 
-def run_config(config: Config, run: Run, chosen: Mapping[str, Any] | None = None) -> Config:
-    """The config with the differences of the run's arm, study and trial laid over it, and values that a study chose."""
+def own_values(config: Config, run: Run) -> dict[str, Any]:
+    """Dotted keys that the run's arm, study and trial set themselves."""
     values = dict(config.arms[run.arm].set)
     if run.study:
         study = config.ablation.studies[run.study]
         values |= study.set | study_trials(study)[run.trial]
-        if run.study == config.distill.chosen_by:  # a study cannot wait for its own outcome
-            values["distill.chosen_by"] = None
-    values |= chosen or {}
-    return override(config, values)
+    return values
+
+
+def run_config(config: Config, run: Run, chosen: Mapping[str, Any] | None = None) -> Config:
+    """The config with values that studies chose laid over it, and the run's own values over those."""
+    return override(config, {**(chosen or {}), **own_values(config, run)})
 
 
 def run_settings(config: Config, run: Run, chosen: Mapping[str, Any] | None = None) -> RunSettings:
@@ -235,12 +244,20 @@ def teacher_of(config: Config, run: Run) -> Run | None:
     return replace(run, arm=arm, seed=seed, study="", trial="")
 
 
-def choice_of(config: Config, run: Run) -> Path | None:
-    """The choice file that the run takes values from."""
-    settings = run_settings(config, run)
-    if settings.distill is None or settings.distill.chosen_by is None:
-        return None
-    return study_directory(run.dataset, settings.distill.chosen_by) / "choice.json"
+def choices_of(config: Config, run: Run) -> list[Path]:
+    """The choice files that the run takes values from: of the studies before it whose keys it uses and does not set."""
+    before = config.chosen_by
+    if run.study in before:
+        before = before[: before.index(run.study)]
+    return [study_directory(run.dataset, study) / "choice.json" for study in before if _uses(config, run, study)]
+
+
+def _uses(config: Config, run: Run, study: str) -> bool:
+    searched = {key for point in study_trials(config.ablation.studies[study]).values() for key in point}
+    sections = {"train", "input", config.arms[run.arm].network}
+    if run_settings(config, run).distill is not None:
+        sections.add("distill")
+    return any(key.split(".")[0] in sections for key in searched - own_values(config, run).keys())
 
 
 # ------------------------------------------------------------------------------------------------------------ files

@@ -66,12 +66,12 @@ def training(config: Config, run: Run) -> dict[str, Any]:
         "index": plan.index_path(run.dataset),
         "split": plan.split_path(run.dataset, run.split),
     }
-    teacher, choice = plan.teacher_of(config, run), plan.choice_of(config, run)
+    teacher, choices = plan.teacher_of(config, run), plan.choices_of(config, run)
     weights = plan.run_settings(config, run).network.weights
     if teacher is not None:
         files["teacher"] = teacher.directory / "weights.safetensors"
-    if choice is not None:
-        files["choice"] = choice
+    if choices:
+        files["choices"] = choices
     if weights is not None:
         files["weights"] = weights
     return files

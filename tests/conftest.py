@@ -56,7 +56,7 @@ SETTINGS: dict[str, Any] = {
         "clips_per_class": None,
         "train": {"epochs": 2, "lr": 0.01},
     },
-    "distill": {"alpha": 0.5, "temperature": 2.0, "chosen_by": None},
+    "distill": {"alpha": 0.5, "temperature": 2.0},
     "arms": {
         "teacher": {"network": "teacher", "seeds": [0]},
         "student": {"network": "student"},
@@ -65,7 +65,8 @@ SETTINGS: dict[str, Any] = {
         "distilled_few": None,
     },
     "evaluate": {"clips": 1, "crops": 1, "resamples": 100},
-    "ablation": {"run": [], "studies": {"alpha_temperature": None, "labelled_clips": None}},
+    "ablation": {"run": [], "studies": {"epochs": None, "alpha_temperature": None, "labelled_clips": None}},
+    "chosen_by": [],
 }
 
 

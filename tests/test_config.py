@@ -212,9 +212,9 @@ def test_an_impossible_value_is_shown_with_what_is_allowed(key, value, allowed):
         ({"ablation": {"studies": {"sweep": {"grid": None}}}}, "ablation.studies.sweep"),
         ({"ablation": {"studies": {"sweep": {"grid": {"distill.alpha": []}}}}}, "without values"),
         ({"ablation": {"studies": {"sweep": {"points": [{}]}}}}, "without keys"),
-        ({"distill": {"chosen_by": "swep"}}, "distill.chosen_by: 'swep' is not a study; did you mean 'sweep'?"),
+        ({"chosen_by": ["swep"]}, "chosen_by: 'swep' is not a study; did you mean 'sweep'?"),
         (
-            {"distill": {"chosen_by": "sweep"}, "ablation": {"studies": {"sweep": {"evaluate_on": "test"}}}},
+            {"chosen_by": ["sweep"], "ablation": {"studies": {"sweep": {"evaluate_on": "test"}}}},
             "test chooses nothing",
         ),
         ({"arms": {"a/b": {"network": "student"}}}, "arms.a/b"),

@@ -328,9 +328,9 @@ def test_final_runs_train_on_validation_too_unless_told_otherwise_and_are_tested
 
 
 def test_only_what_distils_waits_for_a_choice():
-    config = config_of(distill={"chosen_by": "sweep"})
+    config = config_of(chosen_by=["sweep"])
     choice = plan.study_directory("mine", "sweep") / "choice.json"
-    assert plan.choice_of(config, FINAL["distilled"]) == choice
-    assert plan.choice_of(config, FINAL["student"]) is None
-    assert plan.choice_of(config, trial("sweep", "alpha=0.2,temperature=1")) is None  # not its own outcome
-    assert plan.choice_of(config, trial("labels", "clips_per_class=4")) == choice
+    assert plan.choices_of(config, FINAL["distilled"]) == [choice]
+    assert plan.choices_of(config, FINAL["student"]) == []
+    assert plan.choices_of(config, trial("sweep", "alpha=0.2,temperature=1")) == []  # not its own outcome
+    assert plan.choices_of(config, trial("labels", "clips_per_class=4")) == [choice]

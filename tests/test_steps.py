@@ -68,13 +68,13 @@ def test_only_what_is_rendered_is_fetched():
 
 
 def test_a_training_reads_its_clips_its_teacher_its_choice_and_given_weights():
-    config = config_of(distill={"chosen_by": "sweep"}, teacher={"weights": "big.safetensors"})
+    config = config_of(chosen_by=["sweep"], teacher={"weights": "big.safetensors"})
     data = {"index": plan.index_path("mine"), "split": plan.split_path("mine", "split1")}
     assert steps.training(config, run("student")) == data
     assert steps.training(config, run("teacher")) == data | {"weights": "big.safetensors"}
     assert steps.training(config, run("distilled")) == data | {
         "teacher": Path("results/runs/mine/split1/as_described/teacher/seed0/weights.safetensors"),
-        "choice": Path("results/ablation/mine/sweep/choice.json"),
+        "choices": [Path("results/ablation/mine/sweep/choice.json")],
     }
 
 

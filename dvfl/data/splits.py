@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
 from dvfl.config import DatasetDefinition
 from dvfl.data.errors import DataError
@@ -151,6 +150,8 @@ def _hold_out(
 
 def _folds(rows: pd.DataFrame, fraction: float, seed: tuple[str | int, ...]) -> Iterator[list[np.ndarray]]:
     """Masks of the folds, for one number of folds and seed after the other."""
+    from sklearn.model_selection import StratifiedGroupKFold  # heavy, and only needed to draw
+
     most = min(round(1 / fraction), rows["group"].nunique(), rows.groupby("label").size().max())
     for count in range(most, 1, -1):
         for attempt in range(ATTEMPTS):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from timm.data.mixup import Mixup, mixup_target
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.transforms import v2
 
 from dvfl.config import InputConfig
@@ -114,7 +114,10 @@ def mix_batch(
     epoch's remainder can be, is smoothed and not mixed.
     """
     if len(views) % 2 or not (mixup or cutmix):
-        return views, mixup_target(labels, num_classes, smoothing=label_smoothing)
+        hard = functional.one_hot(labels, num_classes).float()
+        return views, hard * (1 - label_smoothing) + label_smoothing / num_classes
+    from timm.data.mixup import Mixup  # heavy, and most runs do not mix
+
     mix = Mixup(
         mixup_alpha=mixup,
         cutmix_alpha=cutmix,

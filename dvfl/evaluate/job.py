@@ -21,10 +21,10 @@ def test_run(config: Config, run: Run) -> None:
     """Predicts every clip that the run is evaluated on and writes predictions.parquet."""
     from dvfl.evaluate.predict import predict_dataset
     from dvfl.models.weights import load_network
-    from dvfl.train.job import clip_dataset, load_run_data, with_choice
+    from dvfl.train.job import clip_dataset, load_run_data, with_choices
     from dvfl.train.loop import resolve
 
-    settings, _ = with_choice(config, run)
+    settings, _ = with_choices(config, run)
     torch.set_num_threads(settings.train.threads)
     data = load_run_data(config, run)
     dataset = clip_dataset(data, settings, [settings.evaluated_on])

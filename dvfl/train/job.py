@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dvfl import plan
-from dvfl.config import Config, ConfigError, digest, flatten
+from dvfl.config import Config, digest, flatten
 from dvfl.data.clips import ClipDataset, iterate_training
 from dvfl.data.index import clips_root, read_index
 from dvfl.data.splits import few_clips, read_split
@@ -55,7 +55,7 @@ def train_run(config: Config, run: Run) -> None:
 
     Killed at any moment and started again, it goes on after its last finished epoch and ends with the same bytes.
     """
-    settings, chosen = with_choice(config, run)
+    settings, chosen = with_choices(config, run)
     inputs = input_hashes(config, run)
     key = digest([settings.digest, inputs])
     checkpoint = Checkpoint(plan.resume_directory(run, key))
@@ -72,15 +72,12 @@ def open_tracker(config: Config, run: Run, key: str, rule: str, reopen: bool = F
     return Tracker.open(config.tracking, run, outbox_directory(run.directory, key), tags=tags, reopen=reopen)
 
 
-def with_choice(config: Config, run: Run) -> tuple[RunSettings, dict[str, Any] | None]:
-    """The run's settings, with the values of its choice file where it has one, and those values."""
-    choice = plan.choice_of(config, run)
-    if choice is None:
-        return plan.run_settings(config, run), None
-    if not choice.exists():
-        raise ConfigError(f"{choice}: not there yet; run `snakemake {choice}` first, or set distill.chosen_by to null")
-    own = plan.study_trials(config.ablation.studies[run.study])[run.trial] if run.study else {}
-    values = {key: value for key, value in read_json(choice)["values"].items() if key not in own}
+def with_choices(config: Config, run: Run) -> tuple[RunSettings, dict[str, Any]]:
+    """The run's settings, with the values that studies chose for it, and those values by key."""
+    own = plan.own_values(config, run)
+    values: dict[str, Any] = {}
+    for choice in plan.choices_of(config, run):
+        values |= {key: value for key, value in read_json(required(choice))["values"].items() if key not in own}
     return plan.run_settings(config, run, values), values
 
 

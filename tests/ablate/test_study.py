@@ -166,7 +166,7 @@ def test_a_trial_without_scores_is_named():
 def test_trials_are_trained_scored_and_recorded_and_the_choice_teaches_the_arm(project, command):
     values = {
         "student": {"train": {"epochs": 2}},
-        "distill": {"chosen_by": "sweep"},
+        "chosen_by": ["sweep"],
         "ablation": {
             "studies": {"sweep": {"arms": ["distilled"], "points": [{"distill.alpha": 0.0}, {"distill.alpha": 0.4}]}}
         },

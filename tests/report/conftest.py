@@ -17,6 +17,7 @@ import pytest
 from dvfl import plan
 from dvfl.config import Config, check_config
 from dvfl.evaluate.score import score_predictions
+from dvfl.report import inputs
 from dvfl.report.ablation import runs_by_trial
 from dvfl.report.checks import SHOWN
 from dvfl.report.inputs import profiled_models
@@ -35,7 +36,7 @@ def synthetic_config(**changes: Any) -> Config:
         "seeds": [0, 1, 2],
         "teacher": {"model": "video_focalnet_w24_d1121"},
         "student": {"model": "video_focalnet_w12_d1121", "clips_per_class": 10},
-        "distill": {"chosen_by": "alpha_temperature"},
+        "chosen_by": ["alpha_temperature"],
         "arms": {
             "teacher": {"network": "teacher", "seeds": [0]},
             "student": {"network": "student"},
@@ -284,8 +285,6 @@ def make_config() -> Callable[..., Config]:
 def default_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of the synthetic config, written once; copy them, do not change them."""
     folder = tmp_path_factory.mktemp("default")
-    (folder / "config").mkdir()
-    shutil.copy(ROOT / "config/published.csv", folder / "config")
     with contextlib.chdir(folder):
         config = synthetic_config()
         write_results(config)
@@ -297,8 +296,8 @@ def default_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tree(tmp_path: Path, default_tree: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
     """`tree(config, ...)` puts results for a config, without tables, into a fresh working directory."""
-    (tmp_path / "config").mkdir()
-    shutil.copy(ROOT / "config/published.csv", tmp_path / "config")
+    published = tmp_path / "published.csv"
+    monkeypatch.setattr(inputs, "PUBLISHED", Path(shutil.copy(inputs.PUBLISHED, published)))
     monkeypatch.chdir(tmp_path)
 
     def write(config: Config | None = None, **sizes: int) -> Config:

@@ -77,5 +77,5 @@ def test_the_choice_is_marked(tables):
 
 
 def test_no_studies_no_rows(tree, make_config):
-    table = build_ablation(tree(make_config(ablation={"run": [], "studies": {}}, distill={})))
+    table = build_ablation(tree(make_config(ablation={"run": [], "studies": {}}, chosen_by=[])))
     assert table.empty and tuple(table.columns) == COLUMNS

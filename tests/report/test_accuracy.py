@@ -115,7 +115,7 @@ def test_seeds_that_do_not_meet_are_not_compared(tree, make_config):
         "student": {"network": "student", "seeds": [5]},
         "distilled": {"network": "student", "distil_from": "teacher"},
     }
-    table = build_accuracy(tree(make_config(arms=arms, ablation={"run": [], "studies": {}}, distill={})))
+    table = build_accuracy(tree(make_config(arms=arms, ablation={"run": [], "studies": {}}, chosen_by=[])))
     row = select(table, arm="distilled - student").iloc[0]
     assert row["setting"] == "not compared: no seed in common" and np.isnan(row["value"])
 

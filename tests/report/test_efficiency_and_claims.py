@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
+from dvfl.report import inputs
 from dvfl.report.accuracy import build_accuracy
 from dvfl.report.claims import build_claims
 from dvfl.report.rows import COLUMNS, select
@@ -49,7 +48,7 @@ def test_what_was_not_measured_has_no_row(tables):
 
 def test_every_published_number_is_a_claim(tables):
     table = tables["claims"]
-    published = pd.read_csv("config/published.csv")
+    published = pd.read_csv(inputs.PUBLISHED)
     assert table["published"].tolist() == published["value"].tolist()
     assert table["model"].tolist() == published["model"].tolist()
 
@@ -83,7 +82,7 @@ def test_an_unprofiled_model_is_not_tested(tree, make_config):
 
 def test_a_number_that_is_tested_has_value_and_verdict(tree, make_config):
     config = tree(make_config(**AT_PAPER_SIZE))
-    Path("config/published.csv").write_text(HEADER + claim(99.9) + claim(10), encoding="utf-8")
+    inputs.PUBLISHED.write_text(HEADER + claim(99.9) + claim(10), encoding="utf-8")
     value = select(build_accuracy(config), dataset="motions", arm="teacher", metric="top1").iloc[0]
     assert value["published"] == 10  # the same number claimed twice: the last one
     claims = build_claims(config)
@@ -111,7 +110,7 @@ def test_a_number_that_is_tested_has_value_and_verdict(tree, make_config):
 )
 def test_one_thing_that_differs_is_enough(tree, make_config, line, lacking):
     config = tree(make_config(**AT_PAPER_SIZE))
-    Path("config/published.csv").write_text(HEADER + line, encoding="utf-8")
+    inputs.PUBLISHED.write_text(HEADER + line, encoding="utf-8")
     row = build_claims(config).iloc[0]
     assert row["setting"].startswith(f"not tested here: needs {lacking}. Source: a paper, views: ")
     assert pd.isna(row["value"]) and build_accuracy(config)["published"].isna().all()
@@ -119,5 +118,5 @@ def test_one_thing_that_differs_is_enough(tree, make_config, line, lacking):
 
 def test_a_smaller_input_is_another_number(tree):
     config = tree()
-    Path("config/published.csv").write_text(HEADER + claim(50), encoding="utf-8")
+    inputs.PUBLISHED.write_text(HEADER + claim(50), encoding="utf-8")
     assert "needs an input of 8x224x224" in build_claims(config).iloc[0]["setting"]

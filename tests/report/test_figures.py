@@ -77,7 +77,7 @@ def test_curves_are_in_percent(config):
 
 
 def test_figures_say_what_was_not_run(tree, make_config, make_tables):
-    config = tree(make_config(ablation={"run": [], "studies": {}}, distill={}))
+    config = tree(make_config(ablation={"run": [], "studies": {}}, chosen_by=[]))
     make_tables(config)
     for name in ("alpha_temperature", "labelled_clips"):
         frame = FIGURES[name].data(config)

@@ -64,6 +64,6 @@ def test_other_and_uncommitted_code_is_named(tree, tables, monkeypatch, tmp_path
 
 def test_no_distilled_arm(tree, make_config):
     arms = {"teacher": {"network": "teacher"}, "student": {"network": "student"}}
-    config = tree(make_config(arms=arms, ablation={"run": [], "studies": {}}, distill={}))
+    config = tree(make_config(arms=arms, ablation={"run": [], "studies": {}}, chosen_by=[]))
     tables = {name: TABLES[name](config) for name in ("accuracy", "efficiency")}
     assert "compares no distilled arm" in said(summary(config, tables))

@@ -40,7 +40,7 @@ def test_all_is_the_union(tables, tmp_path):
 
 
 def test_an_empty_table_joins_too(tree, make_config, make_tables):
-    make_tables(tree(make_config(ablation={"run": [], "studies": {}}, distill={})))
+    make_tables(tree(make_config(ablation={"run": [], "studies": {}}, chosen_by=[])))
     assert Path("results/tables/ablation.csv").read_text() == ",".join(COLUMNS) + "\n"
     assert len(read_table("results/tables/all.csv")) > 0
 

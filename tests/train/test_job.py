@@ -249,13 +249,13 @@ def test_a_teacher_of_other_classes_is_refused(taught):
 
 
 SWEEP = {
-    "distill": {"chosen_by": "sweep"},
+    "chosen_by": ["sweep"],
     "ablation": {"studies": {"sweep": {"arms": ["distilled"], "grid": {"distill.alpha": [0.2, 0.9]}}}},
 }
 
 
 def test_a_choice_replaces_the_configs_values_and_is_written_down(taught):
-    with pytest.raises(ConfigError, match=r"ablation/colours/sweep/choice\.json: not there yet"):
+    with pytest.raises(MissingInput, match=r"ablation/colours/sweep/choice\.json: not there yet"):
         taught.train("distilled", SWEEP)
     write_json("results/ablation/colours/sweep/choice.json", {"values": {"distill.alpha": 0.9}})
     about = read_json(taught.train("distilled", SWEEP) / "run.json")
