@@ -47,12 +47,12 @@ SETTINGS: dict[str, Any] = {
     },
     "teacher": {
         "model": "video_focalnet_tiny",
-        "model_overrides": {"embed_dim": 6, "depths": [1, 1, 1, 1], "drop_path_rate": 0.0, "linear_init": "fan_in"},
+        "model_overrides": {"embed_dim": 6, "depths": [1, 1, 1, 1], "drop_path_rate": 0.0, "init": "narrow"},
         "train": {"epochs": 6, "lr": 0.01},
     },
     "student": {
         "model": "video_focalnet_tiny",
-        "model_overrides": {"embed_dim": 4, "depths": [1, 1, 1, 1], "drop_path_rate": 0.0, "linear_init": "fan_in"},
+        "model_overrides": {"embed_dim": 4, "depths": [1, 1, 1, 1], "drop_path_rate": 0.0, "init": "narrow"},
         "clips_per_class": None,
         "train": {"epochs": 2, "lr": 0.01},
     },

@@ -25,19 +25,18 @@ VIDEO_FOCALNETS: dict[str, dict[str, Any]] = {
     "video_focalnet_small": {"depths": (2, 2, 18, 2), "embed_dim": 96, "drop_path_rate": 0.3},
     "video_focalnet_tiny": {"depths": (2, 2, 6, 2), "embed_dim": 96, "drop_path_rate": 0.2},
     "vfl_net": {"depths": (1, 1, 2, 1), "embed_dim": 96, "drop_path_rate": 0.1},
-    # Reduced teacher and student, to demonstrate the method on CPUs. No size of the paper. So narrow, they start from
-    # fan-in weights: with the usual ones the product of three branches is too small for them to learn from soon.
+    # Reduced teacher and student, to demonstrate the method on CPUs. No size of the paper.
     "video_focalnet_w24_d1121": {
         "depths": (1, 1, 2, 1),
         "embed_dim": 24,
         "drop_path_rate": 0.0,
-        "linear_init": "fan_in",
+        "init": "narrow",
     },
     "video_focalnet_w12_d1121": {
         "depths": (1, 1, 2, 1),
         "embed_dim": 12,
         "drop_path_rate": 0.0,
-        "linear_init": "fan_in",
+        "init": "narrow",
     },
 }
 

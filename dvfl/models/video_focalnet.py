@@ -183,9 +183,10 @@ class VideoFocalNet(nn.Module):
         use_postln_in_modulation: normalise the modulated query before its projection.
         normalize_modulator: divide gated sums by their number of terms.
         in_chans: channels of a frame.
-        linear_init: spread of the initial linear weights. ``trunc_normal`` has std 0.02, as in the
-            paper's code; ``fan_in`` has std 1 / sqrt(inputs), so that very narrow networks, where
-            0.02 nearly silences every layer, start at a useful scale.
+        init: how the weights start. ``paper``: linear weights of std 0.02, as in the paper's code. ``narrow``: std
+            1 / sqrt(inputs), and modulators that start around one instead of zero (the biases of h and h_temporal).
+            In very narrow networks 0.02 nearly silences every layer, and a product of three factors near zero passes
+            hardly any gradient to each: they would stay at chance for long.
 
     Raises:
         ValueError: for arguments that no network can have.
@@ -212,12 +213,12 @@ class VideoFocalNet(nn.Module):
         use_postln_in_modulation: bool = False,
         normalize_modulator: bool = False,
         in_chans: int = 3,
-        linear_init: Literal["trunc_normal", "fan_in"] = "trunc_normal",
+        init: Literal["paper", "narrow"] = "paper",
     ) -> None:
         super().__init__()
         _check_arguments(
             num_classes, embed_dim, depths, num_frames, focal_levels, focal_windows,
-            drop_path_rate, tubelet_size, linear_init,
+            drop_path_rate, tubelet_size, init,
         )  # fmt: skip
         self.num_classes = num_classes
         self.num_frames = num_frames
@@ -260,15 +261,18 @@ class VideoFocalNet(nn.Module):
             self.layers.append(Stage(blocks, downsample))
         self.norm = nn.LayerNorm(self.num_features)
         self.head = nn.Linear(self.num_features, num_classes)
-        self._init_linear(linear_init)
+        self._init_weights(init)
 
-    def _init_linear(self, linear_init: str) -> None:
+    def _init_weights(self, init: str) -> None:
         """Draw the linear weights; convolutions and norms keep PyTorch's defaults."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                std = 0.02 if linear_init == "trunc_normal" else module.in_features**-0.5
+                std = 0.02 if init == "paper" else module.in_features**-0.5
                 nn.init.trunc_normal_(module.weight, std=std)
                 nn.init.zeros_(module.bias)
+            elif isinstance(module, FocalModulation) and init == "narrow":
+                nn.init.ones_(module.h.bias)
+                nn.init.ones_(module.h_temporal.bias)
 
     def forward_features(self, clip: Tensor) -> Tensor:
         """Features of each frame, the mean over its tokens.
@@ -332,7 +336,7 @@ def _check_arguments(
     focal_windows: Sequence[int],
     drop_path_rate: float,
     tubelet_size: int,
-    linear_init: str,
+    init: str,
 ) -> None:
     """Refuse what no network can be built from, saying what is wrong and what would do."""
     if num_classes < 2:
@@ -355,5 +359,5 @@ def _check_arguments(
         )
     if not 0.0 <= drop_path_rate < 1.0:
         raise ValueError(f"drop_path_rate must be in [0, 1), got {drop_path_rate}")
-    if linear_init not in ("trunc_normal", "fan_in"):
-        raise ValueError(f"linear_init must be trunc_normal or fan_in, got {linear_init!r}")
+    if init not in ("paper", "narrow"):
+        raise ValueError(f"init must be paper or narrow, got {init!r}")

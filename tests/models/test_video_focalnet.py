@@ -18,7 +18,7 @@ SMALL = {
     "depths": (1, 1, 2, 1),
     "num_frames": 4,
     "img_size": 32,
-    "linear_init": "fan_in",  # at this width, the only one whose logits depend much on the clip
+    "init": "narrow",  # at this width, the only one whose logits depend much on the clip
 }
 
 
@@ -262,13 +262,16 @@ def test_stochastic_depth_drops_whole_frames_and_keeps_the_mean():
     assert kept.mean() == pytest.approx(1.0, abs=0.05)
 
 
-@pytest.mark.parametrize("linear_init", ["trunc_normal", "fan_in"])
-def test_initial_linear_weights(linear_init):
-    model = build(embed_dim=32, linear_init=linear_init)
+@pytest.mark.parametrize("init", ["paper", "narrow"])
+def test_initial_linear_weights(init):
+    model = build(embed_dim=32, init=init)
     linears = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
     assert not any(layer.bias.any() for layer in linears)
+    for modulation in (module for module in model.modules() if isinstance(module, FocalModulation)):
+        biases = torch.cat([modulation.h.bias, modulation.h_temporal.bias])
+        assert (biases == 1).all() == (init == "narrow")
     for layer in linears:
-        std = 0.02 if linear_init == "trunc_normal" else layer.in_features**-0.5
+        std = 0.02 if init == "paper" else layer.in_features**-0.5
         if layer.weight.numel() > 10_000:  # enough to estimate a spread from
             assert layer.weight.std().item() == pytest.approx(std, rel=0.05)
 
@@ -287,7 +290,7 @@ def test_initial_linear_weights(linear_init):
         ({"focal_windows": (3, 3, 4, 3)}, "focal_window must be odd"),
         ({"drop_path_rate": 1.0}, "drop_path_rate"),
         ({"img_size": 16}, "img_size 16 is too small.*32"),
-        ({"linear_init": "kaiming"}, "trunc_normal or fan_in, got 'kaiming'"),
+        ({"init": "kaiming"}, "paper or narrow, got 'kaiming'"),
     ],
 )
 def test_impossible_arguments_are_refused(impossible, complaint):
