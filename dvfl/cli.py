@@ -259,11 +259,22 @@ def choose(config: Config, dataset: str, study: str) -> None:
 @with_config
 @click.argument("model")
 @click.option("--threads", default=1, show_default=True, help="CPU threads of the timed passes.")
-def profile(config: Config, model: str, threads: int) -> None:
+@click.option("--larger", is_flag=True, help="At profile.larger_batches instead of profile.batch_sizes.")
+def profile(config: Config, model: str, threads: int, larger: bool) -> None:
     """Measure a model: parameters, multiply-adds, latency, memory."""
     from dvfl.profile.job import profile_one
 
-    profile_one(config, model, threads)
+    found = profile_one(config, model, threads, larger)
+    uncounted = ", ".join(f"{op} ({n} calls)" for op, n in found["uncounted"].items()) or "nothing"
+    say(
+        f"{model}: {found['params'] / 1e6:.2f} M parameters, {found['gmacs']:.4g} GMACs ({found['gflops']:.4g} GFLOPs), "
+        f"{found['other_gops']:.3g} G other operations; uncounted: {uncounted}"
+    )
+    for batch in found["batches"]:
+        say(
+            f"  batch {batch['batch']}: {batch['latency_ms']:.1f} ms (median of {batch['repeats']}), "
+            f"{batch['clips_per_second']:.1f} clips/s, peak memory {batch['peak_memory_mb']:.0f} MB"
+        )
 
 
 @cli.command()

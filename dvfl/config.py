@@ -266,6 +266,9 @@ class ProfileConfig(Section):
     frames: Count = Field(8, description="Frames of the paper-size models.")
     img_size: int = Field(224, ge=32, description="Height and width of the paper-size models, pixels.")
     batch_sizes: list[Count] = Field([1], min_length=1, description="Clips at once.")
+    larger_batches: list[Count] = Field(
+        [4, 8], min_length=1, description="Clips at once for the target `larger_batches`, which no table waits for."
+    )
     repeats: int = Field(5, ge=3, description="Timed forward passes of a paper-size model.")
     repeats_small: int = Field(50, ge=3, description="Timed forward passes of the run's own models.")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="Precision of the timed passes.")

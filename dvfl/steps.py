@@ -92,6 +92,11 @@ def profiled_runs(config: Config) -> dict[str, Run]:
     return own
 
 
+def profiled_models(config: Config) -> list[str]:
+    """Paper sizes, then the run's own."""
+    return [*config.profile.paper_models, *profiled_runs(config)]
+
+
 def profile_inputs(config: Config, model: str) -> list[Path]:
     """The index says how many classes a model of the run's own has; a paper size needs nothing."""
     run = profiled_runs(config).get(model)

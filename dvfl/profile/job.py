@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dvfl import plan, steps
 from dvfl.config import Config
 from dvfl.data.index import read_index
@@ -11,13 +13,16 @@ from dvfl.profile.profile import profile_model
 from dvfl.track import Tracker, outbox_directory
 
 
-def profile_one(config: Config, model: str, threads: int) -> None:
-    """Measures a paper-size model, or one of the run's own at the run's size, and writes its JSON."""
+def profile_one(config: Config, model: str, threads: int, larger: bool = False) -> dict[str, Any]:
+    """Measures a paper-size model, or one of the run's own at the run's size, and writes its JSON.
+
+    `larger`: at profile.larger_batches, into a folder of its own.
+    """
     run = steps.profiled_runs(config).get(model)
     settings = config.profile
     if run is None:
         if model not in settings.paper_models:
-            known = ", ".join([*settings.paper_models, *steps.profiled_runs(config)])
+            known = ", ".join(steps.profiled_models(config))
             raise UserError(f"{model!r} is neither in profile.paper_models nor trained by an arm; there are {known}")
         size = {"num_classes": settings.num_classes, "frames": settings.frames, "img_size": settings.img_size}
         overrides, repeats, experiment = {}, settings.repeats, "paper_models"
@@ -30,17 +35,17 @@ def profile_one(config: Config, model: str, threads: int) -> None:
         model,
         **size,
         overrides=overrides,
-        batch_sizes=settings.batch_sizes,
+        batch_sizes=settings.larger_batches if larger else settings.batch_sizes,
         repeats=repeats,
         precision=settings.precision,
         threads=threads,
     )
-    path = plan.profile_path(model)
+    path = plan.profile_path(f"larger_batches/{model}" if larger else model)
     with Tracker.open_named(
         config.tracking,
         outbox_directory(path.with_suffix(""), steps.profile_settings(config, model)),
         experiment=f"dvfl/{experiment}",
-        name=f"profile/{model}",
+        name=path.with_suffix("").relative_to(plan.RESULTS).as_posix(),
         tags={"rule": "profile"},
     ) as tracker:
         tracker.params({"model": model, **size, "precision": settings.precision, "threads": threads})
@@ -50,3 +55,4 @@ def profile_one(config: Config, model: str, threads: int) -> None:
         profile["mlflow_run_id"] = tracker.run_id
         write_json(path, profile)
         tracker.artifact(path)
+    return profile

@@ -42,15 +42,18 @@ def small_config(root: Path) -> dict:
         "train": {"batch_size": 4},
         "teacher": {**tiny, "model": "video_focalnet_w24_d1121"},
         "student": {**tiny, "clips_per_class": 3},
+        "chosen_by": ["alpha_temperature"],
         "arms": {"teacher_few": None, "distilled_few": None},
         "ablation": {
+            "run": ["alpha_temperature", "labelled_clips"],
             "studies": {
+                "epochs": None,
                 "alpha_temperature": {"grid": {"distill.alpha": [0.5], "distill.temperature": [1, 4]}},
                 "labelled_clips": {
                     "seeds": [0],
                     "points": [{"student.clips_per_class": 3}, {"student.clips_per_class": 2}],
                 },
-            }
+            },
         },
         "evaluate": {"resamples": 100},
         "profile": {"paper_models": ["vfl_net"], "frames": 2, "img_size": 64, "repeats": 3, "repeats_small": 3},

@@ -70,7 +70,8 @@ def test_a_changed_value_reruns_what_uses_it(pipeline, key):
 def test_a_distillation_value_leaves_the_other_arms_alone(pipeline):
     jobs = planned(pipeline, {"distill.t_squared": False})
     assert "index" not in jobs and "profile" not in jobs
-    assert jobs["train"] == 2  # distilled, both seeds; teacher and student stand
+    assert jobs["distil"] == 2  # both seeds; teacher and student stand
+    assert "train" not in jobs
     assert jobs["trial"] == 3  # two of the grid that distil, one of labelled_clips
 
 

@@ -22,3 +22,32 @@ rule profile:
         "Measuring {wildcards.model}, alone on the machine"
     shell:
         "dvfl profile {wildcards.model} --threads {params.timed_threads} 2>&1 | tee {log}"
+
+
+rule profile_larger_batches:
+    input:
+        index=lambda wc: steps.profile_inputs(CONFIG, wc.model),
+        ready=ancient("results/tracking/ready.json"),
+    output:
+        "results/profile/larger_batches/{model}.json",
+    log:
+        "results/logs/profile/larger_batches.{model}.log",
+    conda:
+        "../../envs/dvfl.yaml"
+    threads: workflow.cores
+    resources:
+        machine_cores=usable_cores(workflow.cores),
+        mem_mb=6000,
+    params:
+        settings=lambda wc: steps.profile_settings(CONFIG, wc.model),
+        batches=CONFIG.profile.larger_batches,
+        timed_threads=usable_cores(workflow.cores),
+    message:
+        "Measuring {wildcards.model} at larger batches, alone on the machine"
+    shell:
+        "dvfl profile {wildcards.model} --larger --threads {params.timed_threads} 2>&1 | tee {log}"
+
+
+rule larger_batches:
+    input:
+        [f"results/profile/larger_batches/{model}.json" for model in steps.profiled_models(CONFIG)],
