@@ -267,7 +267,7 @@ def profile(config: Config, model: str, threads: int, larger: bool) -> None:
     found = profile_one(config, model, threads, larger)
     uncounted = ", ".join(f"{op} ({n} calls)" for op, n in found["uncounted"].items()) or "nothing"
     say(
-        f"{model}: {found['params'] / 1e6:.2f} M parameters, {found['gmacs']:.4g} GMACs ({found['gflops']:.4g} GFLOPs), "
+        f"{model}: {found['params'] / 1e6:.2f} M params, {found['gmacs']:.4g} GMACs ({found['gflops']:.4g} GFLOPs), "
         f"{found['other_gops']:.3g} G other operations; uncounted: {uncounted}"
     )
     for batch in found["batches"]:
