@@ -177,14 +177,20 @@ def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+wait_option = click.option(
+    "--wait", is_flag=True, help="Wait where another process works on this run, instead of stopping."
+)
+
+
 @cli.command()
 @with_config
 @run_argument
-def train(config: Config, run: Run) -> None:
+@wait_option
+def train(config: Config, run: Run, wait: bool) -> None:
     """Train or distil a run; goes on where a killed one was."""
     from dvfl.train.job import train_run
 
-    train_run(config, run)
+    train_run(config, run, wait)
 
 
 @cli.command()
@@ -229,11 +235,12 @@ def motion_check(config: Config, run: Run, out: Path) -> None:
 @cli.command()
 @with_config
 @run_argument
-def trial(config: Config, run: Run) -> None:
+@wait_option
+def trial(config: Config, run: Run, wait: bool) -> None:
     """Train, predict and score one trial of a study, and record it with Optuna."""
     from dvfl.ablate.job import run_trial
 
-    value = run_trial(config, run)
+    value = run_trial(config, run, wait)
     say(f"{run.study} {run.trial} {run.arm} seed {run.seed}: top-1 {value:.1%}")
 
 
@@ -347,14 +354,17 @@ def predict(clips: tuple[Path, ...], directory: Path, top: int) -> None:
 
 
 @cli.command()
-@with_config
+@click.option(
+    "--config", "files", multiple=True, type=click.Path(path_type=Path), help="Config file, as for Snakemake."
+)
 @click.option("--cores", type=int, default=None, help="Cores to use; all of them unless given.")
 @click.argument("targets", nargs=-1)
-def results(config: Config, cores: int | None, targets: tuple[str, ...]) -> None:
+def results(files: tuple[Path, ...], cores: int | None, targets: tuple[str, ...]) -> None:
     """What `make results` does: clear what a killed run left behind, then run the pipeline and print the summary."""
     from dvfl.launch import run_pipeline
 
-    sys.exit(run_pipeline(cores, targets or ("results/tables/all.csv", "figures")))
+    load(files)
+    sys.exit(run_pipeline(cores, files, targets or ("results/tables/all.csv", "figures")))
 
 
 def main() -> None:

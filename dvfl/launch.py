@@ -14,7 +14,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from dvfl import plan, steps
-from dvfl.config import Config, check_config, digest
+from dvfl.config import PROJECT, Config, check_config, digest
 from dvfl.errors import UserError
 from dvfl.files import atomic
 
@@ -41,7 +41,7 @@ def usable_cores(asked: int | None) -> int:
     return max(1, min(asked or 1, len(psutil.Process().cpu_affinity() or [1])))
 
 
-def run_pipeline(cores: int | None, targets: Sequence[str]) -> int:
+def run_pipeline(cores: int | None, files: Sequence[Path], targets: Sequence[str]) -> int:
     """Runs Snakemake here and prints the summary; clears what a killed Snakemake left, if no other is alive.
 
     Returns Snakemake's exit code. Raises UserError if another run of this folder is alive.
@@ -56,12 +56,14 @@ def run_pipeline(cores: int | None, targets: Sequence[str]) -> int:
         other = _snakemake_here()
         if other is not None:
             raise UserError(f"Snakemake already runs in this folder (process {other}); wait for it to end, or end it")
-        snakemake = [sys.executable, "-m", "snakemake", "--cores", str(cores or usable_cores(os.cpu_count()))]
+        snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(PROJECT / "Snakefile")]
+        snakemake += ["--cores", str(cores or usable_cores(os.cpu_count()))]
+        snakemake += ["--configfile", *map(str, files)] if files else []
         if any(Path(".snakemake/locks").glob("*")):
             subprocess.run([*snakemake, "--unlock"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         code = _run([*snakemake, "--rerun-incomplete", "--rerun-triggers", *TRIGGERS, "--", *targets])
-    if code == 0:
-        _run([sys.executable, "-m", "dvfl", "summary"])
+    if code == 0 and Path("results/tables/accuracy.csv").exists():
+        _run([sys.executable, "-m", "dvfl", "summary", *(word for file in files for word in ("--config", str(file)))])
     return code
 
 

@@ -11,9 +11,9 @@ from dvfl.plan import Run
 from dvfl.train.job import train_run
 
 
-def run_trial(config: Config, run: Run) -> float:
+def run_trial(config: Config, run: Run, wait: bool = False) -> float:
     """Top-1 of the trial on the subset that its study is evaluated on, as a fraction."""
-    train_run(config, run)
+    train_run(config, run, wait)
     test_run(config, run)
     value = score_run(config, run)["metrics"]["top1"]["value"]
     history = pd.read_csv(run.directory / "history.csv")

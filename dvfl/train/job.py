@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,19 +51,30 @@ def load_run_data(config: Config, run: Run) -> RunData:
     return RunData(index, split, clips_root(config.dataset_definitions[run.dataset]), classes)
 
 
-def train_run(config: Config, run: Run) -> None:
+def train_run(config: Config, run: Run, wait: bool = False) -> None:
     """Trains the run and writes its weights.safetensors, history.csv and run.json.
 
-    Killed at any moment and started again, it goes on after its last finished epoch and ends with the same bytes.
+    Killed at any moment and started again, it goes on after its last finished epoch and ends with the same bytes. A run
+    that is there already, made with the same settings and inputs, is left as it is: the writer that was waited for made
+    it. Raises LeaseTaken where another process works on the run and `wait` is off.
     """
     settings, chosen = with_choices(config, run)
     inputs = input_hashes(config, run)
     key = digest([settings.digest, inputs])
     checkpoint = Checkpoint(plan.resume_directory(run, key))
     rule = "trial" if run.study else "distil" if settings.distill else "train"
-    with lease(checkpoint.path.parents[1]), open_tracker(config, run, key, rule) as tracker:
-        _train(config, run, settings, chosen, inputs, checkpoint, tracker)
+    with lease(checkpoint.path.parents[1], wait):
+        if _is_there(run, key):
+            print(f"{run.name}: is there already, made with the same settings and inputs", file=sys.stderr)
+            return
+        with open_tracker(config, run, key, rule) as tracker:
+            _train(config, run, settings, chosen, inputs, checkpoint, tracker)
         checkpoint.remove()
+
+
+def _is_there(run: Run, key: str) -> bool:
+    files = [run.directory / name for name in ("weights.safetensors", "history.csv", "run.json")]
+    return all(file.exists() for file in files) and read_json(files[-1])["key"] == key
 
 
 def open_tracker(config: Config, run: Run, key: str, rule: str, reopen: bool = False) -> Tracker:

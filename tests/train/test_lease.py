@@ -61,7 +61,7 @@ def test_a_killed_process_holds_nothing(tmp_path, holder):
 def test_one_may_wait_for_the_other_to_end(tmp_path, holder):
     threading.Timer(0.3, holder.kill).start()
     begin = time.monotonic()
-    with lease(tmp_path / "run", wait_seconds=30):
+    with lease(tmp_path / "run", wait=True):
         assert time.monotonic() - begin > 0.2
 
 

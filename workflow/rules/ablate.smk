@@ -27,7 +27,7 @@ rule trial:
     message:
         "Trial {wildcards.run}"
     shell:
-        "dvfl trial results/{wildcards.run:q} 2>&1 | tee {log:q}"
+        "dvfl trial results/{wildcards.run:q} --wait 2>&1 | tee {log:q}"
 
 
 rule choose:

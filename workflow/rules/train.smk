@@ -49,7 +49,7 @@ rule train:
     message:
         "Training {wildcards.run}"
     shell:
-        "dvfl train results/{wildcards.run} 2>&1 | tee {log}"
+        "dvfl train results/{wildcards.run} --wait 2>&1 | tee {log}"
 
 
 rule distil:
@@ -75,7 +75,7 @@ rule distil:
     message:
         "Distilling {wildcards.run}"
     shell:
-        "dvfl train results/{wildcards.run} 2>&1 | tee {log}"
+        "dvfl train results/{wildcards.run} --wait 2>&1 | tee {log}"
 
 
 rule test:

@@ -1,0 +1,62 @@
+"""kill -9 of the whole pipeline: `dvfl results`, which `make results` calls, goes on by itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.workflow.conftest import small_config
+
+TARGET = "results/runs/colours/split1/as_described/teacher/seed0/weights.safetensors"
+
+
+@pytest.fixture
+def folder(pipeline: Path, tmp_path: Path) -> Path:
+    """Data, index and split of the small run, and a teacher that takes long enough to be killed."""
+    for part in ("clips", "results/data", "results/tracking/ready.json"):
+        source, target = pipeline / part, tmp_path / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+    config = small_config(tmp_path / "clips")
+    config["teacher"]["train"] = {"epochs": 60, "lr": 0.001}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
+    return tmp_path
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "dvfl", "results", "--config", "small.yaml", "--cores", "2", TARGET]
+    return subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def test_it_goes_on_after_kill_9(folder):
+    first = start(folder)
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("results/runs/**/checkpoint.pt")):
+        assert first.poll() is None, first.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    second = start(folder)
+    said, _ = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert "runs in this folder" in said and "Traceback" not in said
+
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert list((folder / ".snakemake/locks").glob("*"))
+    assert not (folder / TARGET).exists()
+
+    again = start(folder)
+    said, _ = again.communicate(timeout=300)
+    assert (folder / TARGET).exists(), said
+    assert not list(folder.glob("results/runs/**/checkpoint.pt"))
