@@ -53,6 +53,9 @@ class CachedTargets:
         return logits.to(inputs.device)
 
 
+AT_CHANCE = 0.05
+
+
 class TeacherAtChance(UserError):
     """The teacher knows nothing about the training clips: there is nothing to distil."""
 
@@ -60,17 +63,18 @@ class TeacherAtChance(UserError):
 def check_teacher(logits: Tensor, labels: Tensor, name: str) -> float:
     """Accuracy of teacher logits (N, C) on the labels (N,) of training clips.
 
-    Raises TeacherAtChance unless it is above chance by three standard errors: a head that was lost or labels that
-    were shifted show here at once, whatever the student's loss does.
+    Raises TeacherAtChance where guessing would do as well in one case of twenty or more: a head that was lost or labels
+    that were shifted show here at once, whatever the student's loss does.
     """
+    from scipy.stats import binom
+
     count, num_classes = logits.shape
-    accuracy = (logits.argmax(1) == labels).float().mean().item()
-    chance = 1 / num_classes
-    margin = 3 * (chance * (1 - chance) / count) ** 0.5
-    if accuracy <= chance + margin:
+    correct = int((logits.argmax(1) == labels).sum())
+    by_guessing = binom.sf(correct - 1, count, 1 / num_classes)
+    if by_guessing >= AT_CHANCE:
         raise TeacherAtChance(
-            f"{name}: the teacher is right on {accuracy:.1%} of the training clips, chance being {chance:.1%} "
-            f"(+ {margin:.1%} of noise on {count} clips); check its weights, its head and the order of its classes, "
-            f"or train it longer"
+            f"{name}: the teacher is right on {correct / count:.1%} of the training clips, chance being "
+            f"{1 / num_classes:.1%} (guessing would do as well with probability {by_guessing:.2f}); check its weights, "
+            f"its head and the order of its classes, or train it longer"
         )
-    return accuracy
+    return correct / count

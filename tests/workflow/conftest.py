@@ -31,7 +31,7 @@ def write_clip(path: Path, colour: tuple[int, int, int], frames: int = 6) -> Non
 
 
 def small_config(root: Path) -> dict:
-    tiny = {"model": "video_focalnet_w12_d1121", "train": {"epochs": 4, "lr": 0.003}}
+    tiny = {"model": "video_focalnet_w12_d1121", "train": {"epochs": 6, "lr": 0.002}}
     return {
         "datasets": ["colours"],
         "dataset_definitions": {
