@@ -24,6 +24,7 @@ class Server(ThreadingHTTPServer):
         self.faults: dict[str, list[Fault]] = defaultdict(list)
         self.asked: list[tuple[str, str | None]] = []  # path and range of each request
         self.ranges = True
+        self.pace = 0.0  # seconds that 256 bytes take
         self.lock = threading.Lock()
 
     def url(self, path: str = "") -> str:
@@ -68,7 +69,12 @@ class Handler(BaseHTTPRequestHandler):
         for key, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(key, value)
         self.end_headers()
-        self.wfile.write(body[:sent])
+        if self.server.pace:
+            for start in range(0, len(body), 256):
+                self.wfile.write(body[start : start + 256])
+                time.sleep(self.server.pace)
+        else:
+            self.wfile.write(body[:sent])
         if sent is not None:
             self.close_connection = True
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import random
+import subprocess
 import threading
 import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dvfl.config import Config, check_config, merge
 from dvfl.data import acquire as module
@@ -75,8 +79,6 @@ def account(tmp_path, clip) -> Path:
 
 
 def put(folder: Path, files: dict[str, bytes], age: float = 60.0) -> None:
-    import os
-
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
@@ -155,6 +157,56 @@ def test_too_few_clips_are_an_error_that_says_what_to_do(configure):
     config = configure("kinetics400", source={"expected": {"clips": 11, "classes": 2}})
     with pytest.raises(DataError, match=r"10 clips where 11 are expected; to extract again, remove .*extracted"):
         everything(config, "kinetics400")
+
+
+def test_killed_at_any_moment_and_run_again(dvfl_command, tmp_path):
+    moments = random.Random(0)
+    clip = moments.randbytes(3000)
+    file = tmp_path / "mine.yaml"
+    kills = 0
+    with serving() as server:
+        server.files, server.pace = owners.kinetics400(clip), 0.1
+        values = {
+            "datasets": ["kinetics400"],
+            "dataset_definitions": owners.definitions(str(tmp_path / "resources")),
+            "fetch": {"rewrite": dict(owners.mirrors(server.url())), "connections": 2},
+        }
+        file.write_text(yaml.safe_dump(values))
+        while True:
+            server.asked.clear()
+            process = dvfl_command("fetch", "kinetics400", "--shard", "0", "--config", file)
+            while not server.asked and process.poll() is None:
+                time.sleep(0.01)
+            try:
+                _, said = process.communicate(timeout=moments.uniform(0.2, 1.2) if kills < 4 else 60)
+                break
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                kills += 1
+    assert (process.returncode, kills) == (0, 4), said
+    files = sorted(tmp_path.rglob("resources/kinetics400/clips/*/*"))
+    assert len(files) == 6 and all(file.read_bytes() == clip for file in files)
+    assert not [file for file in tmp_path.rglob("*") if file.name.endswith((".part", ".part.json"))]
+    assert not list(tmp_path.glob("resources/kinetics400/extracting/*/*"))
+
+
+def test_what_fails_is_said_in_lines_that_say_what_to_do(server, command, tmp_path):
+    definitions = owners.definitions(str(tmp_path / "resources"))
+    definitions["ucf50"]["source"]["archives"][0]["name"] = "UCF50.zip"
+    definitions["ucf50"]["source"]["archives"][0]["urls"] = ["https://www.crcv.ucf.edu/nowhere.zip"]
+    values = {
+        "datasets": ["ucf50"],
+        "dataset_definitions": definitions,
+        "fetch": {"rewrite": dict(owners.mirrors(server.url()))},
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
+    code, out, err = command("fetch", "ucf50", "--config", tmp_path / "mine.yaml")
+    said = [line for line in err.splitlines() if line.startswith("dvfl: ")]
+    assert (code, out) == (1, "")
+    assert said[0] == "dvfl: UCF50.zip could not be fetched:"
+    assert said[1] == "dvfl:   https://www.crcv.ucf.edu/nowhere.zip: answers 404 Not Found"
+    assert str(tmp_path / "resources/ucf50/archives/UCF50.zip") in said[2]
 
 
 # ------------------------------------------------------------------------------------------------ what users have
