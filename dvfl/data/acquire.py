@@ -131,7 +131,10 @@ def _get_anew(config: Config, name: str, archive: ArchiveConfig) -> dict[str, An
         hashes = {file: verify(file, each, path.with_name(file.name)) for file, each in known.items()}
     else:
         hashes = fetch_all([download], config.fetch, f"Fetching {archive.name}")
-    return _extract(config, definition, hashes, archive.name, archive.content, archive.nested)
+    done = _extract(definition, hashes, archive.name, archive.content, archive.nested)
+    if archive.urls and path in hashes and not config.fetch.keep_archives:
+        path.unlink()
+    return done
 
 
 def _get_parts(config: Config, name: str, shard: int) -> list[dict[str, Any]]:
@@ -154,7 +157,9 @@ def _get_parts(config: Config, name: str, shard: int) -> list[dict[str, Any]]:
         hashes |= fetch_all(missing, config.fetch, f"Fetching shard {shard} of {name}")
     for part, download in waiting.items():
         file = own.get(part, download.path)
-        _extract(config, definition, {file: hashes[file]}, part, "clips", False)
+        _extract(definition, {file: hashes[file]}, part, "clips", False)
+        if file == download.path and not config.fetch.keep_archives:
+            file.unlink()
     return [read_json(registry.extracted_marker(definition, part)) for part in downloads]
 
 
@@ -173,7 +178,7 @@ def _part_urls(config: Config, name: str, parts: str, urls: tuple[str, ...]) -> 
 
 
 def _extract(
-    config: Config, definition: DatasetDefinition, hashes: dict[Path, str], name: str, content: str, nested: bool
+    definition: DatasetDefinition, hashes: dict[Path, str], name: str, content: str, nested: bool
 ) -> dict[str, Any]:
     """Extracts an archive, of which we have each file's sha256, and marks it as extracted, at last."""
     source, files = definition.source, list(hashes)
@@ -191,11 +196,7 @@ def _extract(
             raise DataError(f"{files[0]} holds no {content}: the owner has changed its layout, or it is another file")
     size = sum(file.stat().st_size for file in files)
     summary = {"archive": name, "files": count, "bytes": size, "sha256": list(hashes.values())}
-    marker = registry.extracted_marker(definition, name)
-    write_json(marker, summary)
-    if not config.fetch.keep_archives and definition.source.folder / "archives" in files[0].parents:
-        for file in files:
-            file.unlink()
+    write_json(registry.extracted_marker(definition, name), summary)
     return summary
 
 

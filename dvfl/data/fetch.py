@@ -299,15 +299,17 @@ def _begin(response: requests.Response, url: str, part: _Part, resumed: bool) ->
     if status == 206:
         first = _number(r"bytes (\d+)-", response.headers.get("Content-Range"))
         total = _number(r"bytes \d+-\d+/(\d+)", response.headers.get("Content-Range"))
-        if not resumed or first != part.size or (total and part.version.get("total") not in (None, total)):
+        before = part.validator(url), part.version.get("total")
+        changed = any(
+            old and new and old != new for old, new in zip(before, (_validator(response), total), strict=True)
+        )
+        if not resumed or first != part.size or changed:
             part.discard()
             raise _Interrupted("sends other bytes than it was asked for, so the download begins anew")
         part.go_on()
     elif status == 200:
         total = _number(r"(\d+)$", response.headers.get("Content-Length"))
-        tag, date = response.headers.get("ETag"), response.headers.get("Last-Modified")
-        strong = tag if tag and not tag.startswith("W/") else None
-        part.begin(url, strong or date, total)
+        part.begin(url, _validator(response), total)
     else:
         hint = "; it wants an account" if status in (401, 403) else ""
         raise _Refused(f"answers {status} {response.reason}{hint}")
@@ -317,6 +319,12 @@ def _begin(response: requests.Response, url: str, part: _Part, resumed: bool) ->
     total = total or wanted.size
     _check_space(part, total)
     return total
+
+
+def _validator(response: requests.Response) -> str | None:
+    """What tells one version of the file from another: a strong ETag, else the date."""
+    tag = response.headers.get("ETag")
+    return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified")
 
 
 def _number(pattern: str, text: str | None) -> int | None:

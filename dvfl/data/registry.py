@@ -79,7 +79,8 @@ def _check_numbers(files: list[Path], name: str) -> None:
 
 def place_list(member: PurePosixPath) -> PurePosixPath | None:
     """Lists stand side by side, whatever folder the archive has them in."""
-    return PurePosixPath(member.name) if member.suffix in (".txt", ".csv", ".json") else None
+    is_list = member.suffix in (".txt", ".csv", ".json") and not member.name.startswith(".")
+    return PurePosixPath(member.name) if is_list else None
 
 
 def clip_places(definition: DatasetDefinition) -> Place:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
+
 Fault = Callable[["Handler", bytes], None]  # answers a request in place of the server
 
 
@@ -119,7 +121,9 @@ def serving(context: ssl.SSLContext | None = None) -> Iterator[Server]:
         server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
-        yield server
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("no_proxy", "127.0.0.1")  # this machine's proxy, if it has one, would not reach us
+            yield server
     finally:
         server.shutdown()
         server.server_close()

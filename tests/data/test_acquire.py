@@ -140,12 +140,14 @@ def test_shards_may_run_at_once(configure):
     assert acquire(config, "kinetics400")["clips"] == 10
 
 
-def test_archives_are_removed_where_the_config_says_so(configure, tmp_path):
-    config = configure("kinetics400")
-    config = config.model_copy(update={"fetch": config.fetch.model_copy(update={"keep_archives": False})})
-    everything(config, "kinetics400")
-    assert not list((tmp_path / "resources").rglob("*gz"))
-    assert everything(config, "kinetics400")["clips"] == 10
+def test_archives_are_removed_where_the_config_says_so(configure, account, tmp_path):
+    for name, values in (("kinetics400", {}), ("ssv2", {"archives": str(account)})):
+        config = configure(name, **values)
+        config = config.model_copy(update={"fetch": config.fetch.model_copy(update={"keep_archives": False})})
+        got = everything(config, name)
+        assert not list((tmp_path / "resources").rglob("*gz"))
+        assert everything(config, name) == got
+    assert len(list(account.iterdir())) == 4  # what came by hand stays
 
 
 def test_a_break_in_one_part_is_mended(configure, server):

@@ -21,6 +21,7 @@ import pytest
 from dvfl.config import ChecksumConfig, FetchConfig
 from dvfl.data.fetch import Download, FetchError, fetch, fetch_all
 from dvfl.errors import UserError
+from tests.data.archives import tgz_of
 from tests.data.server import breaks_after, says, serving, stalls_after, trickles
 
 SETTINGS = FetchConfig(backoff=0.0, retries=3, timeout=5)
@@ -116,6 +117,39 @@ def test_a_server_that_sends_another_range_is_not_believed(server, wanted):
     fetch(wanted, SETTINGS)
     assert wanted.path.read_bytes() == BODY
     assert server.ranges_asked(NAME)[2] is None
+
+
+def test_another_version_of_the_same_size_is_not_spliced(server, wanted):
+    """By a server that sends the range of whatever it has now."""
+
+    def ignores_if_range(handler, body):
+        first = int(handler.headers["Range"][6:-1])
+        headers = {"ETag": '"another"', "Content-Range": f"bytes {first}-{len(body) - 1}/{len(body)}"}
+        handler.answer(206, body[first:], headers)
+
+    def changes(handler, body):
+        breaks_after(300_000)(handler, body)
+        server.files[NAME] = OTHER
+
+    server.faults[NAME] = [changes, ignores_if_range]
+    fetch(unknown(wanted), SETTINGS)
+    assert wanted.path.read_bytes() == OTHER
+
+
+def test_a_redirect_is_followed_and_resumed(server, wanted):
+    server.files["/elsewhere.bin"] = BODY
+    server.faults[NAME] = [says(302, Location="/elsewhere.bin")] * 2
+    server.faults["/elsewhere.bin"] = [breaks_after(300_000)]
+    fetch(unknown(wanted), SETTINGS)
+    assert wanted.path.read_bytes() == BODY
+    assert server.ranges_asked("/elsewhere.bin")[1] is not None
+
+
+def test_a_tgz_that_is_called_a_compressed_body_stays_as_it_is(server, tmp_path):
+    body = tgz_of({"a.txt": b"a" * 1000})
+    server.faults["/a.tgz"] = [lambda handler, _: handler.answer(200, body, {"Content-Encoding": "x-gzip"})]
+    fetch(Download(tmp_path / "a.tgz", (server.url("/a.tgz"),)), SETTINGS)
+    assert (tmp_path / "a.tgz").read_bytes() == body
 
 
 def test_416_where_all_is_there_and_where_it_is_not(server, wanted):
