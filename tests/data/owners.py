@@ -14,7 +14,7 @@ from dvfl.config import REGISTRY
 from tests.data.archives import rar_of, tgz_of, zip_of
 
 CLASSES = ("run", "jump")
-HMDB_CLIP = "Some_Film_{name}_{scene}_u_nm_np1_fr_goo_{number}.avi"
+HMDB_CLIP = "#{number}_Film_{name}_u_nm_np1_fr_goo_0.avi"
 SSV2_CLASSES = ("Pushing [something] from left to right", "Pushing [something] from right to left")
 KINETICS_CLASSES = ("abseiling", "air drumming")
 YOUTUBE = "abcdefghij{number}"
@@ -41,7 +41,7 @@ def ucf50(video: bytes) -> dict[str, bytes]:
 
 
 def hmdb51(video: bytes) -> dict[str, bytes]:
-    clips = {name: [HMDB_CLIP.format(name=name, scene="f", number=number) for number in range(6)] for name in CLASSES}
+    clips = {name: [HMDB_CLIP.format(name=name, number=number) for number in range(6)] for name in CLASSES}
     inner = {f"{name}.rar": rar_of({f"{name}/{clip}": video for clip in clips[name]}) for name in CLASSES}
     lists = {
         f"testTrainMulti_7030_splits/{name}_test_split{split}.txt": "".join(

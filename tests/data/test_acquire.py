@@ -21,9 +21,8 @@ from dvfl.data.index import build_index, clips_root
 from tests.data import owners
 from tests.data.archives import zip_of
 from tests.data.server import breaks_after, serving
-from tests.data.test_extract import readable_rar
+from tests.data.test_extract import RARS, readable_rar
 
-RARS = ("ucf101", "ucf50", "hmdb51")
 SETS = [
     pytest.param(name, marks=pytest.mark.skipif(name in RARS and not readable_rar(), reason="no libarchive here"))
     for name in owners.COUNTS

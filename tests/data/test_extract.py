@@ -19,6 +19,7 @@ from dvfl.errors import UserError
 from tests.data.archives import rar_of, tgz_of, zip_of
 
 FILES = {f"set/run/clip{number}.avi": random.Random(number).randbytes(3000) for number in range(4)}
+RARS = ("ucf50", "ucf101", "hmdb51")  # data sets that come as rar
 
 
 def readable_rar() -> bool:
