@@ -17,6 +17,7 @@ restrict_to_machine(workflow)
 wildcard_constraints:
     dataset=r"[\w.-]+",
     split=r"[\w.-]+",
+    shard=r"\d+",
     study=r"[\w.-]+",
     model=r"[\w.-]+",
 

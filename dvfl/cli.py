@@ -102,13 +102,34 @@ def tracking(config: Config, out: Path) -> None:
 # --------------------------------------------------------------------------------------------------------------- data
 
 
+@cli.command("await")
+@with_config
+@click.argument("dataset")
+@click.option("--hours", type=float, default=None, help="How long to wait; the data set's wait_hours unless given.")
+@click.option("--out", type=click.Path(path_type=Path), help="File to write when all is there.")
+def await_(config: Config, dataset: str, hours: float | None, out: Path | None) -> None:
+    """Wait for files that need an account, once said which, from where, and where to put them."""
+    from dvfl.data.acquire import await_files
+    from dvfl.errors import UserError
+    from dvfl.files import write_json
+
+    definition = definition_of(config, dataset)
+    if definition.kind != "archives":
+        raise UserError(f"{dataset}: nothing to wait for, none of its files needs an account")
+    await_files(dataset, definition, hours)
+    if out:
+        write_json(out, {"dataset": dataset})
+
+
 @cli.command()
 @with_config
 @click.argument("dataset")
+@click.option("--shard", type=int, default=None, help="Fetch this share of a large data set alone, from 0.")
 @click.option("--workers", default=1, show_default=True, help="Processes.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write when all is there.")
-def fetch(config: Config, dataset: str, workers: int, out: Path) -> None:
-    """Get a data set's clips; the embedded one is rendered."""
+@click.option("--out", type=click.Path(path_type=Path), help="File to write when all is there.")
+def fetch(config: Config, dataset: str, shard: int | None, workers: int, out: Path | None) -> None:
+    """Get a data set's clips: fetch, verify and extract them; the embedded one is rendered."""
+    from dvfl.data.acquire import acquire
     from dvfl.data.motions import render_motions
     from dvfl.errors import UserError
     from dvfl.files import write_json
@@ -116,8 +137,13 @@ def fetch(config: Config, dataset: str, workers: int, out: Path) -> None:
     definition = definition_of(config, dataset)
     if definition.kind == "folder":
         raise UserError(f"{dataset}: nothing to fetch, its clips are your own; go on with `dvfl index {dataset}`")
-    render_motions(definition.motions, definition.root, workers)
-    write_json(out, {"dataset": dataset, "root": str(definition.root)})
+    if definition.kind == "motions":
+        render_motions(definition.motions, definition.root, workers)
+        got = {"dataset": dataset, "root": str(definition.root)}
+    else:
+        got = acquire(config, dataset, shard)
+    if out:
+        write_json(out, got)
 
 
 @cli.command()

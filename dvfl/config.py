@@ -46,10 +46,18 @@ class Section(BaseModel):
 
 
 class DatasetDefinition(Section):
-    kind: Literal["folder", "motions"] = Field(
-        description="folder: root/<class>/<clip>, yours; motions: rendered here, nothing to download."
+    kind: Literal["archives", "folder", "motions"] = Field(
+        description="archives: fetched from its owner; folder: root/<class>/<clip>, yours; motions: rendered here, "
+        "nothing to download."
     )
-    root: Path | None = Field(None, description="Folder that holds the clips (folder: required).")
+    root: Path | None = Field(
+        None,
+        description="Folder that holds the clips (folder: required; archives: clips that you have extracted already, "
+        "which are then used as they are and not fetched).",
+    )
+    archives: Path | None = Field(
+        None, description="Folder with archives that you have already; they are checked and read there (archives)."
+    )
     group: str | None = Field(
         None,
         description="Regular expression searched in a file's stem; its group `group` names the source of the clip. "
@@ -66,6 +74,7 @@ class DatasetDefinition(Section):
     )
     min_frames: Count = Field(1, description="Clips with fewer frames are listed as too_short and left out.")
     motions: MotionsConfig | None = Field(None, description="How to render the embedded data set (motions).")
+    source: SourceConfig | None = Field(None, description="Where the clips come from, and how many (archives).")
 
     @field_validator("group")
     @classmethod
@@ -84,8 +93,12 @@ class DatasetDefinition(Section):
     def _kind_has_its_keys(self) -> DatasetDefinition:
         if self.kind == "motions" and self.motions is None:
             raise ValueError("kind 'motions' needs the key 'motions'")
-        if self.kind == "folder" and self.motions is not None:
+        if self.kind != "motions" and self.motions is not None:
             raise ValueError("the key 'motions' belongs to kind 'motions' only")
+        if self.kind == "archives" and self.source is None:
+            raise ValueError("kind 'archives' needs the key 'source'")
+        if self.kind != "archives" and (self.source is not None or self.archives is not None):
+            raise ValueError("the keys 'source' and 'archives' belong to kind 'archives' only")
         return self
 
 
@@ -97,6 +110,97 @@ class MotionsConfig(Section):
     size: int = Field(72, ge=16, description="Height and width of a frame, pixels.")
     fps: Count = Field(25, description="Frames per second.")
     seed: int = Field(0, ge=0, description="Seed of everything that is drawn.")
+
+
+class ChecksumConfig(Section):
+    algorithm: Literal["md5", "sha1", "sha256"] = Field(description="How it is computed.")
+    value: str = Field(pattern=r"^[0-9a-f]+$", description="Lower-case hexadecimal digits.")
+    published_by: str = Field(min_length=1, description="Who says so: the owner, or which third party.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> ChecksumConfig:
+        digits = 2 * hashlib.new(self.algorithm).digest_size
+        if len(self.value) != digits:
+            raise ValueError(f"{self.algorithm} has {digits} digits, not {len(self.value)}")
+        return self
+
+
+class ArchiveConfig(Section):
+    """A file of the owner's: a rar, zip, tar or tar.gz, or a plain list."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.?-]*$",
+        description="Name of the file; with ? for the digits, numbered parts of one archive, joined in their order.",
+    )
+    content: Literal["clips", "lists"] = Field(description="clips, or lists: labels and splits.")
+    urls: list[str] = Field([], description="Addresses, the owner's first, then mirrors; none: put there by hand.")
+    size: Count | None = Field(None, description="Bytes, where known.")
+    checksum: ChecksumConfig | None = Field(
+        None, description="Where nobody publishes one, the sha256 seen first is recorded and compared from then on."
+    )
+    nested: bool = Field(False, description="Whether the archive holds archives, which hold the clips.")
+
+    @model_validator(mode="after")
+    def _parts_come_by_hand(self) -> ArchiveConfig:
+        if "?" in self.name and (self.urls or self.checksum):
+            raise ValueError("numbered parts are put there by hand: they have no urls and no checksum")
+        return self
+
+
+class PartsConfig(Section):
+    """Archives whose addresses stand in a list of the owner's, one a line."""
+
+    name: Name = Field(description="Folder under archives/ that the parts are stored in.")
+    urls: list[str] = Field(min_length=1, description="Addresses of the list, the owner's first, then mirrors.")
+
+
+class ExpectedConfig(Section):
+    clips: Count | None = Field(None, description="Clips; None: copies differ, so the index alone says.")
+    classes: Count | None = Field(None, description="Classes.")
+    splits: dict[Name, dict[Literal["train", "validation", "test"], Count]] = Field(
+        {}, description="Clips of each subset in the owner's lists, by split."
+    )
+
+
+class SourceConfig(Section):
+    """A data set as its owner gives it out."""
+
+    folder: Path = Field(description="Folder for what is fetched: archives/, lists/ and clips/<class>/<clip>.")
+    layout: Literal["class_folders", "kinetics", "ssv2"] = Field(
+        "class_folders", description="What tells a clip's class: its folder, or the owner's lists in their format."
+    )
+    archives: list[ArchiveConfig] = Field([], description="Files, in the order in which they are extracted.")
+    parts: list[PartsConfig] = Field([], description="Lists of further archives, extracted before `archives`.")
+    shards: Count = Field(1, description="Jobs that share the parts.")
+    expected: ExpectedConfig = Field(default_factory=lambda: ExpectedConfig(), description="What must come out.")
+    access: str = Field(description="How to get the files; said where files must be put there by hand.")
+    wait_hours: float = Field(24.0, ge=0, description="How long a run waits for files that are put there by hand.")
+    licence: str = Field(description="Terms of use.")
+    citation: str = Field(description="What to cite.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> SourceConfig:
+        names = [archive.name for archive in self.archives] + [part.name for part in self.parts]
+        if len(set(names)) < len(names):
+            raise ValueError("has two archives of one name")
+        if not names:
+            raise ValueError("needs `archives` or `parts`")
+        if self.layout != "class_folders" and not any(archive.content == "lists" for archive in self.archives):
+            raise ValueError(f"layout {self.layout!r} needs an archive with content 'lists'")
+        return self
+
+
+class FetchConfig(Section):
+    """How files are fetched."""
+
+    connections: Count = Field(4, description="Files downloaded at once.")
+    retries: int = Field(8, ge=0, description="Attempts in a row that may bring nothing before a file is given up.")
+    backoff: float = Field(1.0, ge=0, description="Pause before the second attempt, seconds; doubled for each other.")
+    timeout: Positive = Field(60.0, description="Seconds without a byte after which a connection is given up.")
+    rewrite: dict[str, str] = Field(
+        {}, description="Beginnings of addresses and what replaces them: a mirror of your own, such as a lab's."
+    )
+    keep_archives: bool = Field(True, description="Whether archives fetched here stay once they are extracted.")
 
 
 # ------------------------------------------------------------------------------------------ networks and training
@@ -304,6 +408,7 @@ class Config(Section):
     ablation: AblationConfig = AblationConfig()
     profile: ProfileConfig = ProfileConfig()
     tracking: TrackingConfig = TrackingConfig()
+    fetch: FetchConfig = FetchConfig()
 
     @model_validator(mode="after")
     def _names_agree(self) -> Config:

@@ -46,12 +46,12 @@ class Progress:
             self._line(f"{self.done} of {self.total} done in {time.monotonic() - self.begin:.1f} s")
 
     def update(self, done: int, text: str = "") -> None:
-        """`done` pieces are finished; `text` says how they went."""
+        """`done` pieces are finished; `text` says how they went. `total` may have changed since."""
         if self.started_at is None:
             self.started_at = done - 1
         self.done = done
         if self.bar is not None:
-            self.bar.update(self.task, completed=done, description=f"{self.label} {text}".strip())
+            self.bar.update(self.task, total=self.total, completed=done, description=f"{self.label} {text}".strip())
             return
         now = time.monotonic()
         if now - self.last_line >= LOG_EVERY_SECONDS and done < self.total:

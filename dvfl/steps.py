@@ -14,15 +14,20 @@ from dvfl.plan import Run
 
 
 def check_data(config: Config) -> None:
-    """Roots of folder data sets, looked at before any work starts. Raises DataError."""
-    for name in config.folder_datasets:
-        root = config.dataset_definitions[name].root
+    """Folders of the user's own, looked at before any work starts. Raises DataError."""
+    for name in config.datasets:
+        definition = config.dataset_definitions[name]
+        archives, root = definition.archives, definition.root
+        if archives is not None and not archives.is_dir():
+            raise DataError(f"dataset_definitions.{name}.archives: {archives} does not exist or is no folder")
+        if definition.kind == "motions" or root is None:
+            continue
         if not root.is_dir():
             raise DataError(
                 f"dataset_definitions.{name}.root: {root} does not exist or is no folder; "
                 f"give the folder that holds <class>/<clip>"
             )
-        if not any(entry.is_dir() and any(entry.iterdir()) for entry in root.iterdir()):
+        if definition.kind == "folder" and not any(entry.is_dir() and any(entry.iterdir()) for entry in root.iterdir()):
             raise DataError(
                 f"dataset_definitions.{name}.root: {root} holds no clips; it must hold one folder per class"
             )
@@ -34,10 +39,36 @@ def fetched(config: Config, dataset: str) -> list[str]:
     return [] if definition.kind == "folder" else [f"results/data/{dataset}/fetched.json"]
 
 
+def fetched_before(config: Config, dataset: str) -> list[str]:
+    """What a data set's last step of fetching waits for: files put there by hand, and shards."""
+    from dvfl.data import registry
+
+    definition = config.dataset_definitions[dataset]
+    shards = [f"results/data/{dataset}/shards/{shard}.json" for shard in registry.shards(definition)]
+    return arrived(config, dataset) + shards
+
+
+def arrived(config: Config, dataset: str) -> list[str]:
+    """What says that the files are there that nobody can fetch without an account."""
+    from dvfl.data import registry
+
+    definition = config.dataset_definitions[dataset]
+    return [f"results/data/{dataset}/arrived.json"] if registry.comes_by_hand(definition) else []
+
+
+def fetch_threads(config: Config, dataset: str, cores: int) -> int:
+    """Rendering takes all cores; fetching and extracting take one."""
+    return cores if config.dataset_definitions[dataset].kind == "motions" else 1
+
+
 def definition_of_clips(config: Config, dataset: str) -> str:
     """Digest of what decides which clips there are and what the index says of them."""
-    keys = {"kind", "root", "group", "min_frames", "motions"}
-    return digest(config.dataset_definitions[dataset].model_dump(mode="json", include=keys))
+    definition = config.dataset_definitions[dataset]
+    values = definition.model_dump(mode="json", include={"kind", "root", "group", "min_frames", "motions"})
+    if definition.source is not None:
+        keys = {"folder", "layout", "archives", "parts", "expected"}
+        values |= definition.source.model_dump(mode="json", include=keys, exclude={"archives": {"__all__": {"urls"}}})
+    return digest(values)
 
 
 def definition_of_split(config: Config, dataset: str) -> str:

@@ -43,6 +43,9 @@ log = logging.getLogger(__name__)
 
 def clips_root(definition: DatasetDefinition) -> Path:
     """Folder of the class folders, which clip ids are relative to."""
+    if definition.kind == "archives":
+        own = definition.root if definition.source.layout == "class_folders" else None
+        return own or definition.source.folder / "clips"
     if definition.root is None:
         raise DataError("the data set has no root: give the folder that holds <class>/<clip>")
     return definition.root / "clips" if definition.kind == "motions" else definition.root

@@ -1,14 +1,60 @@
 # Clips, their index, their splits.
 
 
+localrules:
+    arrive,
+
+
+# Costs no core while it waits, so that the other data sets go on.
+rule arrive:
+    output:
+        "results/data/{dataset}/arrived.json",
+    log:
+        "results/logs/arrive/{dataset}.log",
+    conda:
+        "../../envs/dvfl.yaml"
+    threads: 0
+    resources:
+        machine_cores=0,
+        mem_mb=200,
+    params:
+        definition=lambda wc: steps.definition_of_clips(CONFIG, wc.dataset),
+    message:
+        "Waiting for the files of {wildcards.dataset} that need an account"
+    shell:
+        "dvfl await {wildcards.dataset} --out {output} 2>&1 | tee {log}"
+
+
+rule fetch_shard:
+    input:
+        lambda wc: steps.arrived(CONFIG, wc.dataset),
+    output:
+        "results/data/{dataset}/shards/{shard}.json",
+    log:
+        "results/logs/fetch/{dataset}.{shard}.log",
+    conda:
+        "../../envs/dvfl.yaml"
+    resources:
+        machine_cores=1,
+        mem_mb=1000,
+    params:
+        definition=lambda wc: steps.definition_of_clips(CONFIG, wc.dataset),
+    message:
+        "Fetching shard {wildcards.shard} of {wildcards.dataset}"
+    shell:
+        "dvfl fetch {wildcards.dataset} --shard {wildcards.shard} --out {output} 2>&1 | tee {log}"
+
+
 rule fetch:
+    input:
+        lambda wc: steps.fetched_before(CONFIG, wc.dataset),
     output:
         "results/data/{dataset}/fetched.json",
     log:
         "results/logs/fetch/{dataset}.log",
     conda:
         "../../envs/dvfl.yaml"
-    threads: usable_cores(workflow.cores)
+    threads: lambda wc: steps.fetch_threads(CONFIG, wc.dataset, usable_cores(workflow.cores))
     resources:
         machine_cores=lambda wc, threads: threads,
         mem_mb=2000,

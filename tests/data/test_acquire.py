@@ -1,0 +1,293 @@
+"""Each of the five data sets from a server with its owner's layout to clips in class folders."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dvfl.config import Config, check_config, merge
+from dvfl.data import acquire as module
+from dvfl.data import registry
+from dvfl.data.acquire import acquire, await_files
+from dvfl.data.errors import DataError
+from dvfl.data.index import build_index, clips_root
+from tests.data import owners
+from tests.data.archives import zip_of
+from tests.data.server import breaks_after, serving
+from tests.data.test_extract import RARS, readable_rar
+
+SETS = [
+    pytest.param(name, marks=pytest.mark.skipif(name in RARS and not readable_rar(), reason="no libarchive here"))
+    for name in owners.COUNTS
+]
+NETWORK = {"model": "video_focalnet_tiny"}
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> bytes:
+    from tests.data.conftest import write_video
+
+    return write_video(tmp_path_factory.mktemp("clip") / "clip.avi", frames=3, height=32, width=32).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def running(clip):
+    with serving() as server:
+        for name in ("ucf101", "ucf50", "hmdb51", "kinetics400"):
+            server.files |= getattr(owners, name)(clip)
+        yield server
+
+
+@pytest.fixture
+def server(running):
+    running.asked.clear()
+    running.faults.clear()
+    return running
+
+
+@pytest.fixture
+def configure(server, tmp_path):
+    def config(name: str, **values) -> Config:
+        """The config of one data set, with values of its definition."""
+        base = {
+            "datasets": [name],
+            "dataset_definitions": merge(owners.definitions(str(tmp_path / "resources")), {name: values}),
+            "teacher": NETWORK,
+            "student": NETWORK,
+            "arms": {"student": {"network": "student"}},
+            "fetch": {"rewrite": owners.mirrors(server.url()), "backoff": 0, "retries": 2, "timeout": 5},
+        }
+        return check_config(base)
+
+    return config
+
+
+@pytest.fixture
+def account(tmp_path, clip) -> Path:
+    """A folder with what a user with an account has downloaded of SSv2, a while ago."""
+    folder = tmp_path / "downloads"
+    put(folder, owners.ssv2(clip))
+    return folder
+
+
+def put(folder: Path, files: dict[str, bytes], age: float = 60.0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+        os.utime(folder / name, (time.time() - age,) * 2)
+
+
+def everything(config: Config, name: str) -> dict:
+    for shard in registry.shards(config.dataset_definitions[name]):
+        acquire(config, name, shard)
+    return acquire(config, name)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_from_the_owners_archives_to_an_index(configure, server, account, name):
+    config = configure(name, **({"archives": str(account)} if name == "ssv2" else {}))
+    definition = config.dataset_definitions[name]
+    got = everything(config, name)
+    assert (got["clips"], got["classes"]) == (owners.COUNTS[name], 2)
+    index = build_index(clips_root(definition), definition, 1)
+    assert len(index) == owners.COUNTS[name] and set(index["status"]) == {"ok"}
+    if name == "ssv2":
+        assert set(index["class_name"]) == {each.replace("[", "").replace("]", "") for each in owners.SSV2_CLASSES}
+    if name == "kinetics400":
+        mended = clips_root(definition) / f"abseiling/{owners.YOUTUBE.format(number=0)}_000003_000013.mp4"
+        assert mended.read_bytes().endswith(b"mended")
+    asked = len(server.asked)
+    assert everything(config, name) == got
+    assert len(server.asked) == asked  # nothing is fetched, nor extracted, twice
+
+
+@pytest.mark.parametrize("name", ["ucf101", "hmdb51", "kinetics400"])
+def test_lists_lie_side_by_side(configure, name):
+    if name in RARS and not readable_rar():
+        pytest.skip("no libarchive here")
+    config = configure(name)
+    everything(config, name)
+    names = {file.name for file in (config.dataset_definitions[name].source.folder / "lists").iterdir()}
+    assert {"ucf101": "trainlist01.txt", "hmdb51": "run_test_split3.txt", "kinetics400": "val.csv"}[name] in names
+
+
+def test_shards_share_the_parts(configure, server):
+    config = configure("kinetics400")
+    acquire(config, "kinetics400", 0)
+    first = {path for path, _ in server.asked if "part_" in path}
+    assert first == {f"/s3/kinetics/400/{part}.tar.gz" for part in ("train/part_0", "train/part_2", "val/part_0")}
+    acquire(config, "kinetics400", 1)
+    assert len({path for path, _ in server.asked if "part_" in path}) == 5
+    with pytest.raises(DataError, match="no shard 2: it has 2, from 0"):
+        acquire(config, "kinetics400", 2)
+
+
+def test_shards_may_run_at_once(configure):
+    config = configure("kinetics400")
+    jobs = [threading.Thread(target=acquire, args=(config, "kinetics400", shard)) for shard in range(2)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert acquire(config, "kinetics400")["clips"] == 10
+
+
+def test_archives_are_removed_where_the_config_says_so(configure, account, tmp_path):
+    for name, values in (("kinetics400", {}), ("ssv2", {"archives": str(account)})):
+        config = configure(name, **values)
+        config = config.model_copy(update={"fetch": config.fetch.model_copy(update={"keep_archives": False})})
+        got = everything(config, name)
+        assert not list((tmp_path / "resources").rglob("*gz"))
+        assert everything(config, name) == got
+    assert len(list(account.iterdir())) == 4  # what came by hand stays
+
+
+def test_a_break_in_one_part_is_mended(configure, server):
+    server.faults["/s3/kinetics/400/train/part_1.tar.gz"] = [breaks_after(100)]
+    assert everything(configure("kinetics400"), "kinetics400")["clips"] == 10
+
+
+def test_too_few_clips_are_an_error_that_says_what_to_do(configure):
+    config = configure("kinetics400", source={"expected": {"clips": 11, "classes": 2}})
+    with pytest.raises(DataError, match=r"10 clips where 11 are expected; to extract again, remove .*extracted"):
+        everything(config, "kinetics400")
+
+
+def test_killed_at_any_moment_and_run_again(dvfl_command, tmp_path):
+    moments = random.Random(0)
+    clip = moments.randbytes(3000)
+    file = tmp_path / "mine.yaml"
+    kills = 0
+    with serving() as server:
+        server.files, server.pace = owners.kinetics400(clip), 0.1
+        values = {
+            "datasets": ["kinetics400"],
+            "dataset_definitions": owners.definitions(str(tmp_path / "resources")),
+            "fetch": {"rewrite": dict(owners.mirrors(server.url())), "connections": 2},
+        }
+        file.write_text(yaml.safe_dump(values))
+        while True:
+            server.asked.clear()
+            process = dvfl_command("fetch", "kinetics400", "--shard", "0", "--config", file)
+            while not server.asked and process.poll() is None:
+                time.sleep(0.01)
+            try:
+                _, said = process.communicate(timeout=moments.uniform(0.2, 1.2) if kills < 4 else 60)
+                break
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                kills += 1
+    assert (process.returncode, kills) == (0, 4), said
+    files = sorted(tmp_path.rglob("resources/kinetics400/clips/*/*"))
+    assert len(files) == 6 and all(file.read_bytes() == clip for file in files)
+    assert not [file for file in tmp_path.rglob("*") if file.name.endswith((".part", ".part.json"))]
+    assert not list(tmp_path.glob("resources/kinetics400/extracting/*/*"))
+
+
+def test_what_fails_is_said_in_lines_that_say_what_to_do(server, command, tmp_path):
+    definitions = owners.definitions(str(tmp_path / "resources"))
+    definitions["ucf50"]["source"]["archives"][0]["name"] = "UCF50.zip"
+    definitions["ucf50"]["source"]["archives"][0]["urls"] = ["https://www.crcv.ucf.edu/nowhere.zip"]
+    values = {
+        "datasets": ["ucf50"],
+        "dataset_definitions": definitions,
+        "fetch": {"rewrite": dict(owners.mirrors(server.url()))},
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
+    code, out, err = command("fetch", "ucf50", "--config", tmp_path / "mine.yaml")
+    said = [line for line in err.splitlines() if line.startswith("dvfl: ")]
+    assert (code, out) == (1, "")
+    assert said[0] == "dvfl: UCF50.zip could not be fetched:"
+    assert said[1] == "dvfl:   https://www.crcv.ucf.edu/nowhere.zip: answers 404 Not Found"
+    assert str(tmp_path / "resources/ucf50/archives/UCF50.zip") in said[2]
+
+
+# ------------------------------------------------------------------------------------------------ what users have
+
+
+def test_own_archives_are_read_where_they_are(configure, server, tmp_path):
+    files = {path.rpartition("/")[2]: body for path, body in server.files.items() if "UCF101" in path}
+    if not readable_rar():
+        pytest.skip("no libarchive here")
+    put(tmp_path / "have", files)
+    assert acquire(configure("ucf101", archives=str(tmp_path / "have")), "ucf101")["clips"] == 12
+    assert server.asked == []
+    assert {file.name for file in (tmp_path / "have").iterdir()} == set(files)  # nothing added, nothing removed
+
+
+def test_own_clips_are_used_where_they_are(configure, server, tmp_path, clip):
+    root = tmp_path / "UCF-101"
+    for name in owners.CLASSES:
+        put(root / name, {f"v_{name}_g0{group}_c01.avi": clip for group in range(4)})
+    config = configure("ucf101", root=str(root))
+    got = acquire(config, "ucf101")
+    assert (got["root"], got["clips"]) == (str(root), 8)
+    assert [path.rpartition("/")[2] for path, _ in server.asked] == ["UCF101TrainTestSplits-RecognitionTask.zip"]
+
+
+def test_own_clips_in_one_folder_get_class_folders_by_links(configure, server, account, tmp_path, clip):
+    root = tmp_path / "webm"
+    put(root, {f"{number}.webm": clip for number in range(1, 13)})
+    config = configure("ssv2", root=str(root), archives=str(account))
+    assert acquire(config, "ssv2")["clips"] == 12
+    definition = config.dataset_definitions["ssv2"]
+    index = build_index(clips_root(definition), definition, 1)
+    assert len(index) == 12 and index["class_name"].nunique() == 2
+    assert acquire(config, "ssv2")["clips"] == 12
+
+
+# --------------------------------------------------------------------------------------------- files that come by hand
+
+
+def test_what_needs_an_account_says_all_that_one_must_know(configure, tmp_path):
+    definition = configure("ssv2").dataset_definitions["ssv2"]
+    with pytest.raises(DataError) as error:
+        await_files("ssv2", definition)
+    said = str(error.value)
+    assert "https://www.qualcomm.com/" in said and str(tmp_path / "resources/ssv2/archives") in said
+    assert "download-package-labels.zip" in said and "20bn-something-something-v2-?? (numbered parts" in said
+    assert "dataset_definitions.ssv2.archives" in said and "take it out of `datasets`" in said
+    with pytest.raises(DataError, match="cannot be fetched without an account"):
+        acquire(configure("ssv2"), "ssv2")
+
+
+def test_it_goes_on_by_itself_once_the_files_are_there(configure, tmp_path, clip, monkeypatch, capsys):
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(module, "SETTLED", 0.2)
+    config = configure("ssv2")
+    files = owners.ssv2(clip)
+    waiting = threading.Thread(target=await_files, args=("ssv2", config.dataset_definitions["ssv2"], 1.0))
+    waiting.start()
+    for name in reversed(files):
+        put(tmp_path / "resources/ssv2/archives", {name: files[name]}, age=0)
+        time.sleep(0.05)
+        assert waiting.is_alive()
+    waiting.join(timeout=5)
+    assert not waiting.is_alive()
+    assert capsys.readouterr().err.count("Waiting for them") == 1
+    monkeypatch.setattr(module, "SETTLED", 0)
+    assert acquire(config, "ssv2")["clips"] == 12
+
+
+def test_a_first_or_last_part_that_is_missing(configure, account):
+    config = configure("ssv2", archives=str(account))
+    (account / "20bn-something-something-v2-02").unlink()
+    with pytest.raises(DataError, match="a part is missing or damaged"):
+        acquire(config, "ssv2")
+    (account / "20bn-something-something-v2-00").unlink()
+    with pytest.raises(DataError, match="20bn-something-something-v2-00 is missing"):
+        acquire(config, "ssv2")
+
+
+def test_an_archive_without_clips_is_named(configure, server, account):
+    put(account, {"20bn-something-something-download-package-labels.zip": zip_of({"readme.pdf": b"read me"})})
+    with pytest.raises(DataError, match=r"labels\.zip holds no lists"):
+        acquire(configure("ssv2", archives=str(account)), "ssv2")

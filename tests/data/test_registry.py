@@ -1,0 +1,173 @@
+"""The registry says what is known of each data set, and where its files and clips belong."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+
+import pytest
+import yaml
+
+from dvfl.config import DEFAULT_CONFIG, REGISTRY, ConfigError, DatasetDefinition, load_config
+from dvfl.data import registry
+from dvfl.data.errors import DataError
+
+PAPER = ("ucf50", "ucf101", "hmdb51", "ssv2", "kinetics400")
+KNOWN = load_config(DEFAULT_CONFIG).dataset_definitions
+LISTS = Path(__file__).parents[3] / "shared/splits"
+SOURCE = {
+    "folder": "resources/mine",
+    "archives": [{"name": "a.zip", "content": "clips", "urls": ["https://x.example/a.zip"]}],
+    "access": "Free.",
+    "licence": "None.",
+    "citation": "None.",
+}
+
+
+def definition(**values) -> DatasetDefinition:
+    source = SOURCE | values.pop("source", {})
+    return DatasetDefinition(kind="archives", source=source, **values)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_data_sets_are_known(name):
+    source = KNOWN[name].source
+    assert KNOWN[name].kind == "archives"
+    assert source.licence and source.citation and source.access and source.expected.classes
+    addresses = [url for each in source.archives + source.parts for url in each.urls]
+    assert all(re.match(r"https?://", url) for url in addresses)
+    assert bool(addresses) == (name != "ssv2")
+    assert KNOWN[name].horizontal_flip == (name != "ssv2")
+
+
+def test_who_published_a_checksum_is_said():
+    given = [archive.checksum for name in PAPER for archive in KNOWN[name].source.archives if archive.checksum]
+    assert len(given) == 3 and all(each.published_by for each in given)
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ({"source": {**SOURCE, "licnce": "x"}}, "source.licnce: there is no such key; did you mean 'licence'"),
+        ({"source": {**SOURCE, "archives": []}}, "needs `archives` or `parts`"),
+        ({"source": {**SOURCE, "archives": SOURCE["archives"] * 2}}, "two archives of one name"),
+        ({"source": {**SOURCE, "layout": "ssv2"}}, "layout 'ssv2' needs an archive with content 'lists'"),
+        ({"source": None}, "kind 'archives' needs the key 'source'"),
+        ({"kind": "folder"}, "belong to kind 'archives' only"),
+    ],
+)
+def test_a_wrong_entry_is_refused(over, message):
+    entry = {"kind": "archives", "root": "/x", "source": SOURCE} | over
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(DEFAULT_CONFIG, values={"dataset_definitions": {"mine": entry}})
+
+
+@pytest.mark.parametrize(
+    ("archive", "message"),
+    [
+        ({"checksum": {"algorithm": "md5", "value": "abc", "published_by": "us"}}, "md5 has 32 digits, not 3"),
+        ({"name": "../a.zip"}, "source.archives.0.name"),
+        ({"name": "a-??"}, "numbered parts are put there by hand"),
+        ({"md5": "abc"}, "source.archives.0.md5: there is no such key"),
+    ],
+)
+def test_a_wrong_archive_is_refused(archive, message):
+    source = SOURCE | {"archives": [SOURCE["archives"][0] | archive]}
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(DEFAULT_CONFIG, values={"dataset_definitions": {"mine": {"kind": "archives", "source": source}}})
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "group"),
+    [
+        ("ucf101", "v_HandStandPushups_g01_c02", "HandStandPushups_g01"),
+        ("ucf50", "v_BaseballPitch_g25_c07", "BaseballPitch_g25"),
+        ("hmdb51", "April_09_brush_hair_u_nm_np1_ba_goo_0", "April_09_brush_hair"),
+        ("hmdb51", "#20_Rhythm_clap_u_nm_np1_fr_goo_0", "#20_Rhythm_clap"),
+        ("kinetics400", "-_abcDEF-09_000412_000422", "-_abcDEF-09"),
+    ],
+)
+def test_groups_are_source_videos(name, stem, group):
+    assert re.search(KNOWN[name].group, stem)["group"] == group
+
+
+@pytest.mark.skipif(not LISTS.is_dir(), reason="the lists are not beside the project")
+@pytest.mark.parametrize(
+    ("name", "pattern", "clips"), [("ucf101", "*list01.txt", 13320), ("hmdb51", "*_split1.txt", 6766)]
+)
+def test_every_official_clip_has_a_group(name, pattern, clips):
+    lines = [line for file in (LISTS / name).glob(pattern) for line in file.read_text().splitlines() if line.strip()]
+    stems = [PurePosixPath(line.split()[0]).stem for line in lines]
+    assert len(stems) == clips == KNOWN[name].source.expected.clips
+    assert all(re.search(KNOWN[name].group, stem) for stem in stems)
+
+
+# --------------------------------------------------------------------------------------------------------- on disk
+
+
+def test_own_clips_leave_lists_to_fetch(tmp_path):
+    assert [archive.content for archive in registry.needed(KNOWN["ucf101"])] == ["lists", "clips"]
+    own = KNOWN["ucf101"].model_copy(update={"root": tmp_path})
+    assert [archive.content for archive in registry.needed(own)] == ["lists"]
+    assert len(registry.shards(KNOWN["kinetics400"])) == 16
+    assert len(registry.shards(KNOWN["kinetics400"].model_copy(update={"root": tmp_path}))) == 0
+
+
+def test_only_ssv2_needs_an_account():
+    assert [name for name in KNOWN if registry.comes_by_hand(KNOWN[name])] == ["ssv2"]
+
+
+def test_files_are_found_in_the_users_folder_first(tmp_path):
+    mine = definition(archives=tmp_path / "have", source={"folder": str(tmp_path / "mine")})
+    assert registry.files_of(mine, "a.zip") == []
+    for folder in (tmp_path / "mine/archives", tmp_path / "have"):
+        folder.mkdir(parents=True)
+        (folder / "a.zip").touch()
+        assert registry.files_of(mine, "a.zip") == [folder / "a.zip"]
+
+
+def test_a_part_that_is_missing_in_the_middle_is_named(tmp_path):
+    mine = definition(archives=tmp_path)
+    for number in (0, 1, 3):
+        (tmp_path / f"v2-{number:02d}").touch()
+    (tmp_path / "v2-labels").touch()
+    with pytest.raises(DataError, match="v2-02 is missing, though a later part is there"):
+        registry.files_of(mine, "v2-??")
+    (tmp_path / "v2-02").touch()
+    assert [file.name for file in registry.files_of(mine, "v2-??")] == ["v2-00", "v2-01", "v2-02", "v2-03"]
+
+
+@pytest.mark.parametrize(
+    ("member", "place"),
+    [
+        ("UCF-101/PullUps/v_PullUps_g01_c01.avi", "PullUps/v_PullUps_g01_c01.avi"),
+        ("brush_hair/x.AVI", "brush_hair/x.AVI"),
+        ("UCF-101/PullUps/Thumbs.db", None),
+        ("UCF-101/PullUps/._v_PullUps_g01_c01.avi", None),
+        ("lonely.avi", None),
+    ],
+)
+def test_clips_in_class_folders(member, place):
+    found = registry.clip_places(KNOWN["ucf101"])(PurePosixPath(member))
+    assert found == (place and PurePosixPath(place))
+
+
+def test_lists_without_their_columns_are_named(tmp_path):
+    mine = definition(
+        source={
+            "folder": str(tmp_path),
+            "layout": "kinetics",
+            "archives": [{"name": "train.csv", "content": "lists", "urls": ["https://x.example/train.csv"]}],
+        }
+    )
+    with pytest.raises(DataError, match=r"has no list \*train\.csv"):
+        registry.clip_places(mine)
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/train.csv").write_text("label,youtube_id\nrun,abc\n")
+    (tmp_path / "lists/val.csv").touch()
+    with pytest.raises(DataError, match=r"train\.csv: needs the columns label, youtube_id, time_start and time_end"):
+        registry.clip_places(mine)
+
+
+def test_the_registry_itself_is_plain(tmp_path):
+    assert set(yaml.safe_load(REGISTRY.read_text())) == {"motions", *PAPER}

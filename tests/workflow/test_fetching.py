@@ -1,0 +1,89 @@
+"""Fetching as jobs: how many there are, that a dry run asks nobody, and that what waits holds nobody up."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.data import owners
+from tests.data.server import serving
+from tests.data.test_extract import RARS, readable_rar
+from tests.workflow.conftest import PROJECT, snakemake, write_clip
+
+NAMES = ("ucf50", "ucf101", "hmdb51", "ssv2", "kinetics400")
+
+
+def jobs(said: str) -> dict[str, int]:
+    return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", said, flags=re.M)}
+
+
+def config_file(folder: Path, **values) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_the_jobs_of_the_papers_data_sets_are_a_fixed_number_and_need_no_network(tmp_path, monkeypatch):
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody answers there
+    file = config_file(tmp_path, datasets=list(NAMES))
+    found = jobs(snakemake(tmp_path, "-n", "--cores", "2", "--configfile", str(file)).stdout)
+    assert (found["arrive"], found["fetch_shard"], found["fetch"], found["index"]) == (1, 16, 5, 5)
+
+
+def test_own_clips_and_archives_need_no_waiting(tmp_path):
+    clips = tmp_path / "clips/a_class"
+    clips.mkdir(parents=True)
+    own = {"ssv2": {"archives": str(tmp_path)}, "kinetics400": {"root": str(tmp_path / "clips")}}
+    file = config_file(tmp_path, datasets=["ssv2", "kinetics400"], dataset_definitions=own)
+    found = jobs(snakemake(tmp_path, "-n", "--cores", "2", "--configfile", str(file)).stdout)
+    assert "fetch_shard" not in found and found["fetch"] == 2
+    own["kinetics400"]["root"] = str(tmp_path / "nowhere")
+    config_file(tmp_path, datasets=["kinetics400"], dataset_definitions=own)
+    done = snakemake(tmp_path, "-n", "--cores", "2", "--configfile", str(file), check=False)
+    assert "dataset_definitions.kinetics400.root" in done.stdout and done.returncode
+
+
+def test_one_command_takes_all_to_splits_while_one_waits_for_its_files(tmp_path):
+    names = [name for name in NAMES if readable_rar() or name not in RARS]
+    write_clip(tmp_path / "clip.avi", (200, 40, 40))
+    clip = (tmp_path / "clip.avi").read_bytes()
+    definitions = owners.definitions(str(tmp_path / "resources"))
+    for name in names:
+        definitions[name] |= {"splits": ["split1"], "test_fraction": 0.34, "validation_fraction": 0.34}
+    definitions["ssv2"]["source"]["wait_hours"] = 0.1
+    with serving() as server:
+        for name in set(names) - {"ssv2"}:
+            server.files |= getattr(owners, name)(clip)
+        file = config_file(
+            tmp_path,
+            datasets=names,
+            dataset_definitions=definitions,
+            fetch={"rewrite": dict(owners.mirrors(server.url())), "backoff": 0},
+        )
+        made = {name: tmp_path / f"results/data/{name}/splits/split1.csv" for name in names}
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(PROJECT / "Snakefile"), "--cores", "1"]
+        command += ["--directory", str(tmp_path), "--configfile", str(file), "--"]
+        command += [str(path.relative_to(tmp_path)) for path in made.values()]
+        log = tmp_path / "said.txt"
+        with log.open("w") as said, subprocess.Popen(command, stdout=said, stderr=said) as process:
+            others = [path for name, path in made.items() if name != "ssv2"]
+            while not all(path.exists() for path in others) and process.poll() is None:
+                time.sleep(0.1)
+            if process.poll() is not None:
+                pytest.fail(log.read_text())
+            assert not made["ssv2"].exists()
+            text = log.read_text()
+            assert "https://www.qualcomm.com/" in text and "take it out of `datasets`" in text
+            folder = tmp_path / "resources/ssv2/archives"
+            folder.mkdir(parents=True)
+            for name, content in owners.ssv2(clip).items():
+                (folder / name).write_bytes(content)
+            assert process.wait(timeout=120) == 0, log.read_text()
+    assert all(path.exists() for path in made.values())
