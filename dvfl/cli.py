@@ -146,13 +146,20 @@ def split(config: Config, dataset: str, name: str) -> None:
     """Draw or read a split of a data set: which clips train, validate, test."""
     from dvfl import plan
     from dvfl.data.index import read_index
-    from dvfl.data.splits import make_split, write_split
+    from dvfl.data.splits import make_split, mismatches, published_list, write_split
     from dvfl.files import required
 
     definition = definition_of(config, dataset)
-    frame = make_split(read_index(required(plan.index_path(dataset))), definition, name)
-    write_split(frame, plan.split_path(dataset, name))
+    clips = read_index(required(plan.index_path(dataset)))
+    frame = make_split(clips, definition, name)
     say(f"{dataset} {name}: " + ", ".join(f"{n} {subset}" for subset, n in frame["subset"].value_counts().items()))
+    listed = published_list(definition, name)
+    if listed is not None:
+        differing = mismatches(clips, listed)
+        write_split(differing, plan.mismatch_path(dataset, name))
+        for problem, count in differing["problem"].value_counts().items():
+            say(f"  {count} clips {problem}: named in {plan.mismatch_path(dataset, name)}")
+    write_split(frame, plan.split_path(dataset, name))
 
 
 def definition_of(config: Config, dataset: str) -> Any:

@@ -276,6 +276,11 @@ def split_path(dataset: str, split: str) -> Path:
     return RESULTS / f"data/{dataset}/splits/{split}.csv"
 
 
+def mismatch_path(dataset: str, split: str) -> Path:
+    """Clips that a published list and the index do not agree about; there where the split follows one."""
+    return split_path(dataset, split).with_name(f"{split}.mismatch.csv")
+
+
 def study_directory(dataset: str, study: str) -> Path:
     return RESULTS / f"ablation/{dataset}/{study}"
 

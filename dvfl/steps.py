@@ -36,14 +36,20 @@ def fetched(config: Config, dataset: str) -> list[str]:
 
 def definition_of_clips(config: Config, dataset: str) -> str:
     """Digest of what decides which clips there are and what the index says of them."""
-    keys = {"kind", "root", "group", "min_frames", "motions"}
-    return digest(config.dataset_definitions[dataset].model_dump(mode="json", include=keys))
+    keys = dict.fromkeys(("kind", "root", "group", "min_frames", "motions"), True) | {"lists": {"official"}}
+    return _digest(config.dataset_definitions[dataset], keys)
 
 
 def definition_of_split(config: Config, dataset: str) -> str:
     """Digest of what decides a split."""
-    keys = {"kind", "test_fraction", "validation_fraction", "split_seed"}
-    return digest(config.dataset_definitions[dataset].model_dump(mode="json", include=keys))
+    keys = dict.fromkeys(("kind", "test_fraction", "validation_fraction", "split_seed", "lists"), True)
+    return _digest(config.dataset_definitions[dataset], keys)
+
+
+def _digest(definition: DatasetDefinition, keys: dict[str, Any]) -> str:
+    """Digest of some keys; lists count where there are any."""
+    values = definition.model_dump(mode="json", include=keys)
+    return digest(values if values["lists"] else {key: values[key] for key in values if key != "lists"})
 
 
 def listing(definition: DatasetDefinition) -> str:

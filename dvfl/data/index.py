@@ -17,11 +17,12 @@ import pandas as pd
 
 from dvfl.config import DatasetDefinition
 from dvfl.data.errors import DataError, UnreadableClip
+from dvfl.data.lists import VIDEO, listed_classes, match_clips
 from dvfl.data.reader import ClipInfo, probe
+from dvfl.data.sources import source_of
 from dvfl.files import atomic
 from dvfl.progress import track
 
-VIDEO = r"\.(avi|mp4|m4v|mov|mkv|webm|mpe?g|wmv|flv|3gp|ts|ogv|gif)$"  # what a clip's name ends in
 COLUMNS = {
     "clip_id": "str",
     "class_name": "str",
@@ -51,11 +52,13 @@ def clips_root(definition: DatasetDefinition) -> Path:
 def build_index(root: Path, definition: DatasetDefinition, workers: int) -> pd.DataFrame:
     """Read every clip under root/<class>/ and list it, one row each, sorted by clip_id.
 
-    `root` is the clips' root. The whole of each clip is decoded, by `workers` processes; the
-    result does not depend on them. A clip that is bad is listed with its status and the reason.
-    Raises DataError where no clip can be used at all.
+    `root` is the clips' root. Where the official lists alone know the classes (Something-Something-v2, Kinetics), clips
+    lie under root at any depth and those in no list are left out. The whole of each clip is decoded, by `workers`
+    processes; the result does not depend on them. A clip that is bad is listed with its status and the reason. Raises
+    DataError where no clip can be used at all.
     """
-    clips = _find_clips(root)
+    classes = listed_classes(definition.lists.official if definition.lists else None)
+    clips = _find_clips(root) if classes is None else _find_listed(root, classes)
     labels = {name: label for label, name in enumerate(sorted(set(clips.values())))}
     if len(labels) < 2:
         raise DataError(
@@ -107,6 +110,21 @@ def _find_clips(root: Path) -> dict[str, str]:
     return clips
 
 
+def _find_listed(root: Path, classes: dict[str, str]) -> dict[str, str]:
+    """Ids of the clips that are listed, with their classes: files under root whose name is a listed clip's."""
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder: give the folder that holds the clips")
+    files = sorted(path.relative_to(root).as_posix() for path in _files_under(root))
+    videos = [file for file in files if re.search(VIDEO, file, re.IGNORECASE)]
+    found = dict(zip(match_clips(classes, videos), classes.values(), strict=True))
+    found.pop("", None)
+    if not found:
+        raise DataError(f"{root}: none of its {len(videos)} clips has a name that is listed, such as {min(classes)}")
+    if len(found) < len(videos):
+        log.warning("%s: left out %d clips that are in no list of labelled ones", root, len(videos) - len(found))
+    return found
+
+
 def _files_under(folder: Path) -> Iterator[Path]:
     """Files at any depth, links followed (but not in circles), hidden ones left out."""
     visited: set[str] = set()
@@ -126,7 +144,7 @@ def _read_clip(root: Path, pattern: str | None, min_frames: int, clip_id: str) -
     """One row of the index, but for the class."""
     path = root / clip_id
     info, status, reason = NOTHING, "ok", ""
-    group = clip_id if pattern is None else _group(pattern, path.stem)
+    group = source_of(clip_id, pattern)
     size, digest = 0, ""
     try:
         size, digest = path.stat().st_size, _sha256(path)
@@ -141,11 +159,6 @@ def _read_clip(root: Path, pattern: str | None, min_frames: int, clip_id: str) -
         status, reason = "no_group", f"its name does not match the group pattern {pattern!r}"
     found = {"bytes": size, "sha256": digest, "status": status, "reason": reason}
     return {"clip_id": clip_id, "group": group, **info._asdict(), **found}
-
-
-def _group(pattern: str, stem: str) -> str:
-    match = re.search(pattern, stem)
-    return (match["group"] or "") if match else ""
 
 
 def _sha256(path: Path) -> str:

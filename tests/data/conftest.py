@@ -12,7 +12,9 @@ import pytest
 from dvfl.config import DatasetDefinition, MotionsConfig
 from dvfl.data.motions import render_motions
 
-REAL_CLIPS = Path(__file__).parents[3] / "shared/clips/ucf101_subset"
+SHARED = Path(__file__).parents[3] / "shared"
+REAL_CLIPS = SHARED / "clips/ucf101_subset"
+LISTS = SHARED / "splits"
 
 
 def write_video(
@@ -87,3 +89,10 @@ def real_clips() -> Path:
     if not REAL_CLIPS.is_dir():
         pytest.skip(f"real clips are not beside the project: {REAL_CLIPS}")
     return REAL_CLIPS
+
+
+@pytest.fixture(scope="session")
+def published_lists() -> Path:
+    if not LISTS.is_dir():
+        pytest.skip(f"the owners' lists are not beside the project: {LISTS}")
+    return LISTS
