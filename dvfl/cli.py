@@ -162,6 +162,47 @@ def split(config: Config, dataset: str, name: str) -> None:
     write_split(frame, plan.split_path(dataset, name))
 
 
+@cli.command()
+@with_config
+@click.argument("dataset")
+@click.option("--workers", default=1, show_default=True, help="Processes.")
+def fingerprint(config: Config, dataset: str, workers: int) -> None:
+    """Hash the pictures of every clip of a data set, so that copies are known: fingerprints.parquet."""
+    from dvfl.audit.job import fingerprint_dataset
+
+    definition_of(config, dataset)
+    say(f"{dataset}: pictures of {fingerprint_dataset(config, dataset, workers)} clips hashed")
+
+
+@cli.command()
+@with_config
+@click.argument("dataset", required=False)
+@click.argument("name", required=False, metavar="[SPLIT]")
+@click.option(
+    "--lists",
+    "folders",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Audit the published lists in (or under) this folder instead; no clips are needed.",
+)
+@click.option("--group", help="With --lists: pattern of a clip's source, as in the config; else told by the names.")
+def audit(config: Config, dataset: str | None, name: str | None, folders: tuple[Path, ...], group: str | None) -> None:
+    """What a split holds, lacks, and leaks from train into test: audit/SPLIT.csv. All, where none is named.
+
+    To check published lists without their clips: dvfl audit --lists FOLDER
+    """
+    from dvfl.audit.findings import as_text
+    from dvfl.audit.job import audit_lists, audit_split
+
+    if folders:
+        for folder, split, found in audit_lists(folders, group):
+            click.echo(f"{folder}, {split}\n{as_text(found)}\n")
+        return
+    for each in config.datasets if dataset is None else [dataset]:
+        for split in definition_of(config, each).splits if name is None else [name]:
+            click.echo(f"{each}, {split}\n{as_text(audit_split(config, each, split))}\n")
+
+
 def definition_of(config: Config, dataset: str) -> Any:
     if dataset not in config.datasets:
         raise click.BadParameter(f"{dataset!r} is not among the config's datasets: {', '.join(config.datasets)}")

@@ -292,6 +292,21 @@ class ProfileConfig(Section):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="Precision of the timed passes.")
 
 
+class AuditConfig(Section):
+    pictures: bool = Field(
+        True,
+        description="Compare the clips' pictures, too (every clip is decoded once more); not those of the embedded "
+        "data set, whose small smooth scenes look alike by chance.",
+    )
+    distance: float = Field(
+        10.0,
+        ge=0,
+        le=32,
+        description="Bits of 64 by which frames of two clips may differ, in the mean, to be held the same pictures; "
+        "measured on UCF101: copies 0 to 9.5, clips of different sources 13.5 and more.",
+    )
+
+
 class TrackingConfig(Section):
     uri: str = Field("sqlite:///results/mlflow.db", description="MLflow tracking URI.")
     artifacts: str = Field("results/mlartifacts", description="Artifact root of a local store.")
@@ -321,6 +336,7 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     ablation: AblationConfig = AblationConfig()
     profile: ProfileConfig = ProfileConfig()
+    audit: AuditConfig = AuditConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")

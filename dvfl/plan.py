@@ -281,6 +281,25 @@ def mismatch_path(dataset: str, split: str) -> Path:
     return split_path(dataset, split).with_name(f"{split}.mismatch.csv")
 
 
+def fingerprints_path(dataset: str) -> Path:
+    return RESULTS / f"data/{dataset}/fingerprints.parquet"
+
+
+def compares_pictures(config: Config, dataset: str) -> bool:
+    """Whether the audit compares pictures. Scenes rendered here are drawn apart, and too smooth for a hash to tell."""
+    return config.audit.pictures and config.dataset_definitions[dataset].kind != "motions"
+
+
+def audit_path(dataset: str, split: str) -> Path:
+    """The findings of a split's audit."""
+    return RESULTS / f"data/{dataset}/audit/{split}.csv"
+
+
+def leaks_path(dataset: str, split: str) -> Path:
+    """The test clips that leak, each with a clip of train that it is found by."""
+    return audit_path(dataset, split).with_name(f"{split}.leaks.csv")
+
+
 def study_directory(dataset: str, study: str) -> Path:
     return RESULTS / f"ablation/{dataset}/{study}"
 

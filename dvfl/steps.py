@@ -116,7 +116,20 @@ def profile_settings(config: Config, model: str) -> str:
     return digest([settings.network.model_overrides, size, config.profile.model_dump(include=keys)])
 
 
-TABLES = ("accuracy", "efficiency", "ablation", "checks", "claims")
+def audit_inputs(config: Config, dataset: str, split: str) -> list[Path]:
+    """Files that a split is audited from, beside the published lists."""
+    hashes = [plan.fingerprints_path(dataset)] if plan.compares_pictures(config, dataset) else []
+    return [plan.index_path(dataset), plan.split_path(dataset, split), *hashes]
+
+
+def audit_settings(config: Config, dataset: str) -> str:
+    """Digest of what decides the findings of a data set's splits."""
+    definition = config.dataset_definitions[dataset]
+    pictures = config.audit.distance if plan.compares_pictures(config, dataset) else None
+    return digest([pictures, definition.model_dump(mode="json", include={"group", "lists"})])
+
+
+TABLES = ("accuracy", "efficiency", "ablation", "checks", "audit", "claims")
 FIGURES = (
     "accuracy_vs_params",
     "accuracy_vs_gmacs",
@@ -124,6 +137,7 @@ FIGURES = (
     "confusion",
     "alpha_temperature",
     "labelled_clips",
+    "audit",
 )
 
 

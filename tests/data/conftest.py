@@ -1,4 +1,4 @@
-"""Tiny videos written with PyAV, and where the real clips are."""
+"""Tiny videos written with PyAV."""
 
 from __future__ import annotations
 
@@ -11,10 +11,6 @@ import pytest
 
 from dvfl.config import DatasetDefinition, MotionsConfig
 from dvfl.data.motions import render_motions
-
-SHARED = Path(__file__).parents[3] / "shared"
-REAL_CLIPS = SHARED / "clips/ucf101_subset"
-LISTS = SHARED / "splits"
 
 
 def write_video(
@@ -82,17 +78,3 @@ def motions(tmp_path_factory: pytest.TempPathFactory) -> DatasetDefinition:
     )
     render_motions(definition.motions, definition.root, 1)
     return definition
-
-
-@pytest.fixture(scope="session")
-def real_clips() -> Path:
-    if not REAL_CLIPS.is_dir():
-        pytest.skip(f"real clips are not beside the project: {REAL_CLIPS}")
-    return REAL_CLIPS
-
-
-@pytest.fixture(scope="session")
-def published_lists() -> Path:
-    if not LISTS.is_dir():
-        pytest.skip(f"the owners' lists are not beside the project: {LISTS}")
-    return LISTS
