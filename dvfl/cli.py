@@ -130,7 +130,7 @@ def index(config: Config, dataset: str, workers: int) -> None:
     from dvfl.data.index import build_index, clips_root, write_index
 
     definition = definition_of(config, dataset)
-    frame = build_index(clips_root(definition), definition, workers)
+    frame = build_index(clips_root(definition), definition, workers, plan.readings_path(dataset))
     write_index(frame, plan.index_path(dataset))
     counts = frame["status"].value_counts()
     say(f"{dataset}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))

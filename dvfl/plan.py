@@ -272,6 +272,11 @@ def index_path(dataset: str) -> Path:
     return RESULTS / f"data/{dataset}/index.parquet"
 
 
+def readings_path(dataset: str) -> Path:
+    """What was read of each clip: beside Snakemake's outputs, so that it stays when the index is made anew."""
+    return index_path(dataset).with_name("index.readings.jsonl")
+
+
 def split_path(dataset: str, split: str) -> Path:
     return RESULTS / f"data/{dataset}/splits/{split}.csv"
 
