@@ -156,7 +156,7 @@ def index(config: Config, dataset: str, workers: int) -> None:
     from dvfl.data.index import build_index, clips_root, write_index
 
     definition = definition_of(config, dataset)
-    frame = build_index(clips_root(definition), definition, workers)
+    frame = build_index(clips_root(definition), definition, workers, plan.readings_path(dataset))
     write_index(frame, plan.index_path(dataset))
     counts = frame["status"].value_counts()
     say(f"{dataset}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
@@ -172,13 +172,61 @@ def split(config: Config, dataset: str, name: str) -> None:
     """Draw or read a split of a data set: which clips train, validate, test."""
     from dvfl import plan
     from dvfl.data.index import read_index
-    from dvfl.data.splits import make_split, write_split
+    from dvfl.data.splits import make_split, mismatches, published_list, write_split
     from dvfl.files import required
 
     definition = definition_of(config, dataset)
-    frame = make_split(read_index(required(plan.index_path(dataset))), definition, name)
-    write_split(frame, plan.split_path(dataset, name))
+    clips = read_index(required(plan.index_path(dataset)))
+    frame = make_split(clips, definition, name)
     say(f"{dataset} {name}: " + ", ".join(f"{n} {subset}" for subset, n in frame["subset"].value_counts().items()))
+    listed = published_list(definition, name)
+    if listed is not None:
+        differing = mismatches(clips, listed)
+        write_split(differing, plan.mismatch_path(dataset, name))
+        for problem, count in differing["problem"].value_counts().items():
+            say(f"  {count} clips {problem}: named in {plan.mismatch_path(dataset, name)}")
+    write_split(frame, plan.split_path(dataset, name))
+
+
+@cli.command()
+@with_config
+@click.argument("dataset")
+@click.option("--workers", default=1, show_default=True, help="Processes.")
+def fingerprint(config: Config, dataset: str, workers: int) -> None:
+    """Hash the pictures of every clip of a data set, so that copies are known: fingerprints.parquet."""
+    from dvfl.audit.job import fingerprint_dataset
+
+    definition_of(config, dataset)
+    say(f"{dataset}: pictures of {fingerprint_dataset(config, dataset, workers)} clips hashed")
+
+
+@cli.command()
+@with_config
+@click.argument("dataset", required=False)
+@click.argument("name", required=False, metavar="[SPLIT]")
+@click.option(
+    "--lists",
+    "folders",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Audit the published lists in (or under) this folder instead; no clips are needed.",
+)
+@click.option("--group", help="With --lists: pattern of a clip's source, as in the config; else told by the names.")
+def audit(config: Config, dataset: str | None, name: str | None, folders: tuple[Path, ...], group: str | None) -> None:
+    """What a split holds, lacks, and leaks from train into test: audit/SPLIT.csv. All, where none is named.
+
+    To check published lists without their clips: dvfl audit --lists FOLDER
+    """
+    from dvfl.audit.findings import as_text
+    from dvfl.audit.job import audit_lists, audit_split
+
+    if folders:
+        for folder, split, found in audit_lists(folders, group):
+            click.echo(f"{folder}, {split}\n{as_text(found)}\n")
+        return
+    for each in config.datasets if dataset is None else [dataset]:
+        for split in definition_of(config, each).splits if name is None else [name]:
+            click.echo(f"{each}, {split}\n{as_text(audit_split(config, each, split))}\n")
 
 
 def definition_of(config: Config, dataset: str) -> Any:

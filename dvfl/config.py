@@ -45,6 +45,20 @@ class Section(BaseModel):
 # ------------------------------------------------------------------------------------------------------- data sets
 
 
+class ListsConfig(Section):
+    """Published lists of a data set; a folder's file names tell the format."""
+
+    official: Path | None = Field(
+        None, description="Folder of the owner's lists, which splits split1, split2, … follow; None: these are drawn."
+    )
+    released: Path | None = Field(None, description="Folder of other released lists, which split `released` follows.")
+    mismatch: Literal["report", "error"] = Field(
+        "report",
+        description="What a clip that is listed and not there (or unreadable), or there and not listed, leads to; "
+        "report: it is counted, and named in splits/<split>.mismatch.csv.",
+    )
+
+
 class DatasetDefinition(Section):
     kind: Literal["archives", "folder", "motions"] = Field(
         description="archives: fetched from its owner; folder: root/<class>/<clip>, yours; motions: rendered here, "
@@ -61,9 +75,16 @@ class DatasetDefinition(Section):
     group: str | None = Field(
         None,
         description="Regular expression searched in a file's stem; its group `group` names the source of the clip. "
-        "Clips of one source never straddle a split. None: every clip is its own source.",
+        "Clips of one source never straddle a split. None: every clip is its own source. A second group `fold`, if "
+        "there is one, names what splits fold<k>of<n> leave out of all classes at once (UCF50: g01 to g25).",
     )
-    splits: list[Name] = Field(["split1"], min_length=1, description="Names of the splits to run.")
+    lists: ListsConfig | None = Field(None, description="Published lists of which clips train and test.")
+    splits: list[Name] = Field(
+        ["split1"],
+        min_length=1,
+        description="Names of the splits to run: split<k> (the owner's list, else drawn by group), released, "
+        "fold<k>of<n> (k-fold by group; with as many folds as there are groups, leave one group out).",
+    )
     test_fraction: float = Field(0.25, gt=0.0, le=0.5, description="Share of the clips held out for test (folder).")
     validation_fraction: float = Field(
         0.2, gt=0.0, le=0.5, description="Share of the training clips held out to choose on, by group."
@@ -378,6 +399,21 @@ class ProfileConfig(Section):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="Precision of the timed passes.")
 
 
+class AuditConfig(Section):
+    pictures: bool = Field(
+        True,
+        description="Compare the clips' pictures, too (every clip is decoded once more); not those of the embedded "
+        "data set, whose small smooth scenes look alike by chance.",
+    )
+    distance: float = Field(
+        10.0,
+        ge=0,
+        le=32,
+        description="Bits of 64 by which frames of two clips may differ, in the mean, to be held the same pictures; "
+        "measured on UCF101: copies 0 to 9.5, clips of different sources 13.5 and more.",
+    )
+
+
 class TrackingConfig(Section):
     uri: str = Field("sqlite:///results/mlflow.db", description="MLflow tracking URI.")
     artifacts: str = Field("results/mlartifacts", description="Artifact root of a local store.")
@@ -407,6 +443,7 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     ablation: AblationConfig = AblationConfig()
     profile: ProfileConfig = ProfileConfig()
+    audit: AuditConfig = AuditConfig()
     tracking: TrackingConfig = TrackingConfig()
     fetch: FetchConfig = FetchConfig()
 

@@ -272,8 +272,37 @@ def index_path(dataset: str) -> Path:
     return RESULTS / f"data/{dataset}/index.parquet"
 
 
+def readings_path(dataset: str) -> Path:
+    """What was read of each clip: beside Snakemake's outputs, so that it stays when the index is made anew."""
+    return index_path(dataset).with_name("index.readings.jsonl")
+
+
 def split_path(dataset: str, split: str) -> Path:
     return RESULTS / f"data/{dataset}/splits/{split}.csv"
+
+
+def mismatch_path(dataset: str, split: str) -> Path:
+    """Clips that a published list and the index do not agree about; there where the split follows one."""
+    return split_path(dataset, split).with_name(f"{split}.mismatch.csv")
+
+
+def fingerprints_path(dataset: str) -> Path:
+    return RESULTS / f"data/{dataset}/fingerprints.parquet"
+
+
+def compares_pictures(config: Config, dataset: str) -> bool:
+    """Whether the audit compares pictures. Scenes rendered here are drawn apart, and too smooth for a hash to tell."""
+    return config.audit.pictures and config.dataset_definitions[dataset].kind != "motions"
+
+
+def audit_path(dataset: str, split: str) -> Path:
+    """The findings of a split's audit."""
+    return RESULTS / f"data/{dataset}/audit/{split}.csv"
+
+
+def leaks_path(dataset: str, split: str) -> Path:
+    """The test clips that leak, each with a clip of train that it is found by."""
+    return audit_path(dataset, split).with_name(f"{split}.leaks.csv")
 
 
 def study_directory(dataset: str, study: str) -> Path:

@@ -64,7 +64,8 @@ def fetch_threads(config: Config, dataset: str, cores: int) -> int:
 def definition_of_clips(config: Config, dataset: str) -> str:
     """Digest of what decides which clips there are and what the index says of them."""
     definition = config.dataset_definitions[dataset]
-    values = definition.model_dump(mode="json", include={"kind", "root", "group", "min_frames", "motions"})
+    keys = dict.fromkeys(("kind", "root", "group", "min_frames", "motions"), True) | {"lists": {"official"}}
+    values = _values(definition, keys)
     if definition.source is not None:
         keys = {"folder", "layout", "archives", "parts", "expected"}
         values |= definition.source.model_dump(mode="json", include=keys, exclude={"archives": {"__all__": {"urls"}}})
@@ -73,8 +74,14 @@ def definition_of_clips(config: Config, dataset: str) -> str:
 
 def definition_of_split(config: Config, dataset: str) -> str:
     """Digest of what decides a split."""
-    keys = {"kind", "test_fraction", "validation_fraction", "split_seed"}
-    return digest(config.dataset_definitions[dataset].model_dump(mode="json", include=keys))
+    keys = dict.fromkeys(("kind", "test_fraction", "validation_fraction", "split_seed", "lists"), True)
+    return digest(_values(config.dataset_definitions[dataset], keys))
+
+
+def _values(definition: DatasetDefinition, keys: dict[str, Any]) -> dict[str, Any]:
+    """Some keys of a definition; lists count where there are any."""
+    values = definition.model_dump(mode="json", include=keys)
+    return values if values["lists"] else {key: values[key] for key in values if key != "lists"}
 
 
 def listing(definition: DatasetDefinition) -> str:
@@ -146,7 +153,20 @@ def profile_settings(config: Config, model: str) -> str:
     return digest([settings.network.model_overrides, size, config.profile.model_dump(include=keys)])
 
 
-TABLES = ("accuracy", "efficiency", "ablation", "checks", "claims")
+def audit_inputs(config: Config, dataset: str, split: str) -> list[Path]:
+    """Files that a split is audited from, beside the published lists."""
+    hashes = [plan.fingerprints_path(dataset)] if plan.compares_pictures(config, dataset) else []
+    return [plan.index_path(dataset), plan.split_path(dataset, split), *hashes]
+
+
+def audit_settings(config: Config, dataset: str) -> str:
+    """Digest of what decides the findings of a data set's splits."""
+    definition = config.dataset_definitions[dataset]
+    pictures = config.audit.distance if plan.compares_pictures(config, dataset) else None
+    return digest([pictures, definition.model_dump(mode="json", include={"group", "lists"})])
+
+
+TABLES = ("accuracy", "efficiency", "ablation", "checks", "audit", "claims")
 FIGURES = (
     "accuracy_vs_params",
     "accuracy_vs_gmacs",
@@ -154,6 +174,7 @@ FIGURES = (
     "confusion",
     "alpha_temperature",
     "labelled_clips",
+    "audit",
 )
 
 

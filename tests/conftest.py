@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"  # real clips and the owners' lists, where they are to be had
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 70), "red": (200, 50, 60)}
 GROUPS = 6
 DATASET = "colours"
@@ -252,3 +253,21 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> C
         return code, *capsys.readouterr()
 
     return call
+
+
+def shared(what: str) -> Path:
+    if not (SHARED / what).is_dir():
+        pytest.skip(f"not beside the project: {SHARED / what}")
+    return SHARED / what
+
+
+@pytest.fixture(scope="session")
+def real_clips() -> Path:
+    """224 clips of UCF101."""
+    return shared("clips/ucf101_subset")
+
+
+@pytest.fixture(scope="session")
+def published_lists() -> Path:
+    """Lists as their owners publish them."""
+    return shared("splits")

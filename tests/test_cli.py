@@ -17,6 +17,8 @@ ORDER = [
     "fetch",
     "index",
     "split",
+    "fingerprint",
+    "audit",
     "train",
     "test",
     "score",

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
 
 from dvfl.config import DatasetDefinition
-from dvfl.data.errors import DataError, UnreadableClip
-from dvfl.data.reader import ClipInfo, probe
+from dvfl.data.errors import DataError
+from dvfl.data.lists import VIDEO, listed_classes, match_clips
+from dvfl.data.readings import Reading, read_clips
+from dvfl.data.sources import source_of
 from dvfl.files import atomic
-from dvfl.progress import track
 
-VIDEO = r"\.(avi|mp4|m4v|mov|mkv|webm|mpe?g|wmv|flv|3gp|ts|ogv|gif)$"  # what a clip's name ends in
 COLUMNS = {
     "clip_id": "str",
     "class_name": "str",
@@ -36,7 +32,6 @@ COLUMNS = {
     "status": "str",  # ok, unreadable, too_short, no_group
     "reason": "str",
 }
-NOTHING = ClipInfo(frames=0, fps=0.0, width=0, height=0)
 
 log = logging.getLogger(__name__)
 
@@ -51,22 +46,25 @@ def clips_root(definition: DatasetDefinition) -> Path:
     return definition.root / "clips" if definition.kind == "motions" else definition.root
 
 
-def build_index(root: Path, definition: DatasetDefinition, workers: int) -> pd.DataFrame:
+def build_index(root: Path, definition: DatasetDefinition, workers: int, kept: Path | None = None) -> pd.DataFrame:
     """Read every clip under root/<class>/ and list it, one row each, sorted by clip_id.
 
-    `root` is the clips' root. The whole of each clip is decoded, by `workers` processes; the
-    result does not depend on them. A clip that is bad is listed with its status and the reason.
-    Raises DataError where no clip can be used at all.
+    `root` is the clips' root. Where the official lists alone know the classes (Something-Something-v2, Kinetics), clips
+    lie under root at any depth and those in no list are left out. The whole of each clip is decoded, by `workers`
+    processes; the result does not depend on them. With a file `kept`, clips that are unchanged since it was written are
+    not read again. A clip that is bad is listed with its status and the reason. Raises DataError where no clip can be
+    used at all.
     """
-    clips = _find_clips(root)
+    classes = listed_classes(definition.lists.official if definition.lists else None)
+    clips = _find_clips(root) if classes is None else _find_listed(root, classes)
     labels = {name: label for label, name in enumerate(sorted(set(clips.values())))}
     if len(labels) < 2:
         raise DataError(
             f"{root} holds clips of {len(labels)} class ({', '.join(labels)}); recognition needs "
             f"two or more: one folder for each class, named after it"
         )
-    read = partial(_read_clip, root, definition.group, definition.min_frames)
-    rows = pd.DataFrame(_map(read, sorted(clips), workers))
+    readings = read_clips(root, sorted(clips), workers, kept)
+    rows = pd.DataFrame([_row(reading, definition.group, definition.min_frames) for reading in readings])
     rows["class_name"] = rows["clip_id"].map(clips)
     rows["label"] = rows["class_name"].map(labels)
     _check_usable(rows, root, definition)
@@ -110,6 +108,21 @@ def _find_clips(root: Path) -> dict[str, str]:
     return clips
 
 
+def _find_listed(root: Path, classes: dict[str, str]) -> dict[str, str]:
+    """Ids of the clips that are listed, with their classes: files under root whose name is a listed clip's."""
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder: give the folder that holds the clips")
+    files = sorted(path.relative_to(root).as_posix() for path in _files_under(root))
+    videos = [file for file in files if re.search(VIDEO, file, re.IGNORECASE)]
+    found = dict(zip(match_clips(classes, videos), classes.values(), strict=True))
+    found.pop("", None)
+    if not found:
+        raise DataError(f"{root}: none of its {len(videos)} clips has a name that is listed, such as {min(classes)}")
+    if len(found) < len(videos):
+        log.warning("%s: left out %d clips that are in no list of labelled ones", root, len(videos) - len(found))
+    return found
+
+
 def _files_under(folder: Path) -> Iterator[Path]:
     """Files at any depth, links followed (but not in circles), hidden ones left out."""
     visited: set[str] = set()
@@ -125,45 +138,17 @@ def _shown(name: str) -> bool:
     return not name.startswith(".")
 
 
-def _read_clip(root: Path, pattern: str | None, min_frames: int, clip_id: str) -> dict[str, object]:
+def _row(reading: Reading, pattern: str | None, min_frames: int) -> dict[str, object]:
     """One row of the index, but for the class."""
-    path = root / clip_id
-    info, status, reason = NOTHING, "ok", ""
-    group = clip_id if pattern is None else _group(pattern, path.stem)
-    size, digest = 0, ""
-    try:
-        size, digest = path.stat().st_size, _sha256(path)
-        info = probe(path)
-    except UnreadableClip as error:
-        status, reason = "unreadable", error.reason
-    except OSError as error:
-        status, reason = "unreadable", f"cannot be read ({error.strerror})"
-    if status == "ok" and info.frames < min_frames:
-        status, reason = "too_short", f"has {info.frames} frames, fewer than {min_frames}"
-    elif status == "ok" and not group:
+    status, reason = "ok", ""
+    group = source_of(reading.clip_id, pattern)
+    if reading.problem:
+        status, reason = "unreadable", reading.problem
+    elif reading.frames < min_frames:
+        status, reason = "too_short", f"has {reading.frames} frames, fewer than {min_frames}"
+    elif not group:
         status, reason = "no_group", f"its name does not match the group pattern {pattern!r}"
-    found = {"bytes": size, "sha256": digest, "status": status, "reason": reason}
-    return {"clip_id": clip_id, "group": group, **info._asdict(), **found}
-
-
-def _group(pattern: str, stem: str) -> str:
-    match = re.search(pattern, stem)
-    return (match["group"] or "") if match else ""
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _map(read: partial, clip_ids: list[str], workers: int) -> list[dict[str, object]]:
-    """Rows of all clips; processes are spawned, since a fork of a threaded parent can hang."""
-    workers = min(workers, -(-len(clip_ids) // 16))  # a process must be worth its start
-    if workers <= 1:
-        return list(track(map(read, clip_ids), len(clip_ids), "Reading clips"))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        rows = pool.map(read, clip_ids, chunksize=min(16, -(-len(clip_ids) // workers)))
-        return list(track(rows, len(clip_ids), "Reading clips"))
+    return reading._asdict() | {"group": group, "status": status, "reason": reason}
 
 
 def _check_usable(rows: pd.DataFrame, root: Path, definition: DatasetDefinition) -> None:

@@ -1,4 +1,9 @@
-"""Splits: which clips train, choose (validation) and test; clips of one group never straddle."""
+"""Splits: which clips train, choose (validation) and test.
+
+Test clips are those of a published list (split<k> of an owner, `released`), a fold of a k-fold (fold<k>of<n>), or a
+share of the clips held out by group. Clips of one group never straddle, but between train and test of a published list,
+which is followed as it is: what it leaks is counted by the audit. Validation is held out of train by group.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,8 @@ import pandas as pd
 
 from dvfl.config import DatasetDefinition
 from dvfl.data.errors import DataError
+from dvfl.data.lists import match_clips, read_lists
+from dvfl.data.sources import fold_of
 from dvfl.files import atomic
 from dvfl.randomness import derive_seed
 
@@ -20,16 +27,21 @@ ATTEMPTS = 5  # seeds to try for each number of folds
 
 
 def make_split(index: pd.DataFrame, definition: DatasetDefinition, name: str) -> pd.DataFrame:
-    """Subset (train, validation, test) of every clip that is ok: clip_id, subset, by clip_id.
+    """Subset (train, validation, test) of every clip that is ok and, where there is a list, listed: clip_id, subset.
 
-    Test clips are the official list's (motions) or a share of the clips held out by group; the
-    validation clips are held out of the rest in the same way. The same index, definition and name
-    give the same split, whatever the order of the rows. Raises DataError where it cannot be made.
+    The same index, definition and name give the same split, whatever the order of the rows. Raises DataError where it
+    cannot be made, or where list and index differ and the definition makes that an error.
     """
     rows = index[index["status"] == "ok"].sort_values("clip_id", ignore_index=True)
     seed = (definition.split_seed, "split", name)
-    if definition.kind == "motions":
-        subset = _official(rows, definition.root, name)
+    listed = published_list(definition, name)
+    fold = re.fullmatch(r"fold(\d+)of(\d+)", name)
+    if listed is not None:
+        _check_mismatch(index, listed, definition, name)
+        subset = _by_list(rows, listed)
+    elif fold is not None:
+        held = _fold(rows, int(fold[1]), int(fold[2]), definition)
+        subset = pd.Series(np.where(held, "test", "train"), index=rows.index)
     else:
         _check_groups(rows, len(SUBSETS), index)
         held = _hold_out(rows, definition.test_fraction, "test", (*seed, "test"), left=2)
@@ -40,17 +52,59 @@ def make_split(index: pd.DataFrame, definition: DatasetDefinition, name: str) ->
     subset.loc[rest.index[held]] = "validation"
     split = pd.DataFrame({"clip_id": rows["clip_id"], "subset": subset.astype("str")})
     split = split[split["subset"] != ""].reset_index(drop=True)
-    check_split(split, index)
+    check_split(split, index, published=listed is not None)
     return split
 
 
-def check_split(split: pd.DataFrame, index: pd.DataFrame) -> None:
-    """Raise DataError unless subsets share no group and each of them has every class."""
+def published_list(definition: DatasetDefinition, name: str) -> pd.DataFrame | None:
+    """The published list that a split follows, as `read_lists` has it; None where the split is drawn."""
+    official = re.fullmatch(r"split\d+", name) is not None
+    if definition.kind == "motions":
+        folder = definition.root / "lists"
+        if not official:
+            raise DataError(f"splits: {name!r} is not an official split; they are split1, split2, …")
+    elif name == "released":
+        folder = definition.lists.released if definition.lists else None
+        if folder is None:
+            raise DataError("splits: 'released' needs the released lists; give their folder under `lists.released`")
+    else:
+        folder = definition.lists.official if definition.lists and official else None
+    if folder is None:
+        return None
+    lists = read_lists(folder)
+    if name not in lists:
+        raise DataError(f"splits: {name!r} has no list in {folder}, which has {', '.join(lists)}")
+    return lists[name]
+
+
+def mismatches(index: pd.DataFrame, listed: pd.DataFrame) -> pd.DataFrame:
+    """Clips that a list and the index do not agree about: clip_id, subset, problem, place.
+
+    `problem` is `missing` (listed, not there), `unlisted` (there, in no part of the list), or the status that keeps a
+    listed clip out. Clips that the list itself leaves unused are no problem.
+    """
+    rows = listed.assign(clip_id=match_clips(listed["clip"], index["clip_id"]))
+    status = index.set_index("clip_id")["status"]
+    used = rows[rows["subset"] != "unused"]
+    problem = used["clip_id"].map(status).fillna("missing")
+    lost = used.assign(problem=problem, clip_id=used["clip_id"].where(used["clip_id"] != "", used["clip"]))
+    extra = pd.DataFrame({"clip_id": sorted(set(index["clip_id"]) - set(rows["clip_id"]))})
+    extra = extra.assign(subset="", problem="unlisted", place="")
+    columns = ["clip_id", "subset", "problem", "place"]
+    return pd.concat([lost.loc[problem != "ok", columns], extra[columns]], ignore_index=True)
+
+
+def check_split(split: pd.DataFrame, index: pd.DataFrame, published: bool = False) -> None:
+    """Raise DataError unless subsets share no group and each of them has every class.
+
+    Train and test of a published list may share groups: they are as they were published.
+    """
     unknown = set(split["clip_id"]) - set(index["clip_id"])
     if unknown:
         raise DataError(f"the split has {min(unknown)!r}, which is not in the index: index again")
     rows = split.merge(index, on="clip_id")
-    subsets = rows.groupby("group")["subset"].agg(lambda names: sorted(set(names)))
+    bound = rows[rows["subset"] != "test"] if published else rows
+    subsets = bound.groupby("group")["subset"].agg(lambda names: sorted(set(names)))
     straddling = subsets[subsets.map(len) > 1]
     if len(straddling):
         group, names = straddling.index[0], straddling.iloc[0]
@@ -99,19 +153,54 @@ def read_split(path: str | Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype="str", keep_default_na=False)
 
 
-def _official(rows: pd.DataFrame, root: Path, name: str) -> pd.Series:
-    """train or test by the lists root/lists/{train,test}list<NN>.txt, '' for clips in neither."""
-    number = re.fullmatch(r"split(\d+)", name)
-    if number is None:
-        raise DataError(f"splits: {name!r} is not an official split; they are split1, split2, …")
-    subset = pd.Series("", index=rows.index)
-    for kind in ("train", "test"):
-        path = root / "lists" / f"{kind}list{int(number[1]):02d}.txt"
-        if not path.is_file():
-            raise DataError(f"splits: {name!r} has no list {path}")
-        listed = {line.split()[0] for line in path.read_text().splitlines() if line.strip()}
-        subset[rows["clip_id"].isin(listed)] = kind
-    return subset
+def _by_list(rows: pd.DataFrame, listed: pd.DataFrame) -> pd.Series:
+    """train or test as listed, '' for clips that the list leaves out."""
+    used = listed[listed["subset"] != "unused"]
+    subsets = dict(zip(match_clips(used["clip"], rows["clip_id"]), used["subset"], strict=True))
+    return rows["clip_id"].map(subsets).fillna("").astype("str")
+
+
+def _check_mismatch(index: pd.DataFrame, listed: pd.DataFrame, definition: DatasetDefinition, name: str) -> None:
+    """Where the definition makes a difference between list and index an error, raise it."""
+    found = mismatches(index, listed)
+    if definition.lists is None or definition.lists.mismatch == "report" or found.empty:
+        return
+    counts = ", ".join(f"{count} {problem}" for problem, count in found["problem"].value_counts().items())
+    first = found.iloc[0]
+    at = f" ({first['place']})" if first["place"] else ""
+    raise DataError(
+        f"{name}: list and index differ in {len(found)} clips ({counts}), the first is {first['clip_id']}{at}: get the "
+        f"missing clips, or set `lists.mismatch: report` to go on without them"
+    )
+
+
+def _fold(rows: pd.DataFrame, number: int, count: int, definition: DatasetDefinition) -> np.ndarray:
+    """Mask of test fold `number` of `count`, which together are all clips; every class on both sides of each.
+
+    Where the group pattern names a `fold`, fold k holds every count-th of its values from the k-th on: as many folds as
+    values leave one of them out. Elsewhere whole groups are drawn, by the split seed.
+    """
+    if not 1 <= number <= count or count < 2:
+        raise DataError(
+            f"splits: there is no fold {number} of {count}: folds are numbered from 1, and there are two or more"
+        )
+    names = np.array([fold_of(clip, definition.group) for clip in rows["clip_id"]])
+    classes = rows["class_name"].nunique()
+    if len(names) and (names != "").all():
+        values = np.unique(names)
+        if count > len(values):
+            raise DataError(f"splits: {count} folds of {len(values)} {values[0]}…{values[-1]}: ask for fewer folds")
+        partitions = [[np.isin(names, values[start::count]) for start in range(count)]]
+    else:
+        seeds = [(definition.split_seed, "folds", attempt) for attempt in range(ATTEMPTS)]
+        partitions = (_draw_folds(rows, count, seed) for seed in seeds)
+    for folds in partitions:
+        if all(_divides(rows, fold, classes, left=2) for fold in folds):
+            return folds[number - 1]
+    raise DataError(
+        f"splits: {count} folds by group do not give every class clips in each fold and two groups outside it: ask for "
+        f"fewer folds, or make `group` finer"
+    )
 
 
 def _check_groups(rows: pd.DataFrame, needed: int, index: pd.DataFrame) -> None:
@@ -150,17 +239,23 @@ def _hold_out(
 
 def _folds(rows: pd.DataFrame, fraction: float, seed: tuple[str | int, ...]) -> Iterator[list[np.ndarray]]:
     """Masks of the folds, for one number of folds and seed after the other."""
-    from sklearn.model_selection import StratifiedGroupKFold  # heavy, and only needed to draw
-
     most = min(round(1 / fraction), rows["group"].nunique(), rows.groupby("label").size().max())
     for count in range(most, 1, -1):
         for attempt in range(ATTEMPTS):
-            state = derive_seed(*seed, count, attempt) % 2**32
-            folds = StratifiedGroupKFold(count, shuffle=True, random_state=state)
-            with warnings.catch_warnings():  # a class with fewer clips than folds: checked after
-                warnings.simplefilter("ignore", UserWarning)
-                parts = [part for _, part in folds.split(rows, rows["label"], rows["group"])]
-            yield [np.isin(np.arange(len(rows)), part) for part in parts]
+            yield _draw_folds(rows, count, (*seed, count, attempt))
+
+
+def _draw_folds(rows: pd.DataFrame, count: int, seed: tuple[str | int, ...]) -> list[np.ndarray]:
+    """Masks of `count` folds of whole groups, the classes spread evenly over them."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # heavy, and only needed to draw
+
+    # The one for groups keeps a table of groups by classes: 800 MB for Kinetics, whose clips are groups of their own.
+    draw = StratifiedKFold if rows["group"].is_unique else StratifiedGroupKFold
+    folds = draw(count, shuffle=True, random_state=derive_seed(*seed) % 2**32)
+    with warnings.catch_warnings():  # a class with fewer clips than folds: checked after
+        warnings.simplefilter("ignore", UserWarning)
+        parts = [part for _, part in folds.split(rows, rows["label"], rows["group"])]
+    return [np.isin(np.arange(len(rows)), part) for part in parts]
 
 
 def _divides(rows: pd.DataFrame, held: np.ndarray, classes: int, left: int) -> bool:

@@ -8,6 +8,7 @@ from dvfl.config import PROJECT, Config
 from dvfl.plan import (
     RESULTS,
     Run,
+    audit_path,
     final_runs,
     index_path,
     motion_check_path,
@@ -38,6 +39,8 @@ def table_inputs(table: str, config: Config) -> list[Path]:
 
 def figure_inputs(figure: str, config: Config) -> list[Path]:
     """Files that a figure is drawn from: tables, or what the runs wrote."""
+    if figure == "audit":
+        return _table_inputs("audit", config)
     if figure in _TABLES_OF_FIGURE:
         return [TABLES / f"{table}.csv" for table in _TABLES_OF_FIGURE[figure]]
     file = {"training_curves": "history.csv", "confusion": "scores.json"}[figure]
@@ -82,6 +85,12 @@ def _table_inputs(table: str, config: Config) -> list[Path]:
         return [*_table_inputs("accuracy", config), *_table_inputs("efficiency", config)]
     if table == "checks":
         return [path for run in motion_checked(config) for path in (motion_check_path(run), run.directory / "run.json")]
+    if table == "audit":
+        return [
+            audit_path(dataset, split)
+            for dataset in config.datasets
+            for split in config.dataset_definitions[dataset].splits
+        ]
     raise ValueError(f"there is no table {table!r}")
 
 

@@ -11,6 +11,7 @@
     teachers    how many teachers the seeds were distilled from: with 1, all seeds share it
     seed        the row is about this seed's weights alone
     subset, status       of clips that are counted or tested on
+    definition           what exactly is counted, in `audit`
     study, trial, against, chosen        of ablations
     shown       what was done to the test clips, in `checks`
     shown       how the test clips of a check were changed

@@ -1,4 +1,4 @@
-"""Tiny videos written with PyAV, and where the real clips are."""
+"""Tiny videos written with PyAV."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import pytest
 
 from dvfl.config import DatasetDefinition, MotionsConfig
 from dvfl.data.motions import render_motions
-
-REAL_CLIPS = Path(__file__).parents[3] / "shared/clips/ucf101_subset"
 
 
 def write_video(
@@ -80,10 +78,3 @@ def motions(tmp_path_factory: pytest.TempPathFactory) -> DatasetDefinition:
     )
     render_motions(definition.motions, definition.root, 1)
     return definition
-
-
-@pytest.fixture(scope="session")
-def real_clips() -> Path:
-    if not REAL_CLIPS.is_dir():
-        pytest.skip(f"real clips are not beside the project: {REAL_CLIPS}")
-    return REAL_CLIPS

@@ -9,7 +9,9 @@ import pytest
 from dvfl.config import DatasetDefinition
 from dvfl.data.errors import DataError
 from dvfl.data.index import COLUMNS, build_index, clips_root
-from dvfl.data.splits import check_split, few_clips, make_split, read_split, write_split
+from dvfl.data.lists import read_lists
+from dvfl.data.sources import guess_pattern, source_of
+from dvfl.data.splits import check_split, few_clips, make_split, mismatches, published_list, read_split, write_split
 
 
 def an_index(classes=4, groups=8, clips=3, shared=False):
@@ -21,11 +23,24 @@ def an_index(classes=4, groups=8, clips=3, shared=False):
                 source = f"g{group:02d}" if shared else f"class{label}_g{group:02d}"
                 clip_id = f"class{label}/g{group:02d}_c{clip}.avi"
                 rows.append((clip_id, f"class{label}", label, source))
-    index = pd.DataFrame(rows, columns=["clip_id", "class_name", "label", "group"])
+    return completed(pd.DataFrame(rows, columns=["clip_id", "class_name", "label", "group"]))
+
+
+def completed(index):
     for name in COLUMNS:
         if name not in index:
             index[name] = "" if COLUMNS[name] == "str" else 0
     return index.assign(status="ok")
+
+
+def named_index(clips):
+    """The index of clips that are there by name alone, all of them good."""
+    pattern = guess_pattern(clips)
+    index = pd.DataFrame({"clip_id": sorted(clips)})
+    index["class_name"] = index["clip_id"].str.split("/").str[0]
+    index["label"] = index["class_name"].rank(method="dense").astype(int) - 1
+    index["group"] = [source_of(clip, pattern) for clip in index["clip_id"]]
+    return completed(index), pattern
 
 
 def define(**changes):
@@ -160,3 +175,125 @@ def test_labels_do_not_follow_groups():
     numbers = split.loc[split["subset"] == "test", "group"].str[-2:].astype(int)
     assert numbers.min() < 10 < numbers.max()
     assert np.unique(numbers).size > 5
+
+
+# ------------------------------------------------------------------------------------------------ published lists
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """Lists of two classes in UCF101's format: groups 1 to 3 train, 4 tests and 5 is in neither."""
+    names = [f"{name}/v_{name}_g{group:02d}_c01.avi" for name in ("Jump", "Run") for group in range(1, 6)]
+    lines = {"train": names[0:3] + names[5:8], "test": [names[3], names[8]]}
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    (folder / "classInd.txt").write_text("1 Jump\r\n2 Run\r\n")
+    (folder / "trainlist01.txt").write_text("".join(f"{n} {1 + n.startswith('R')}\r\n" for n in lines["train"]))
+    (folder / "testlist01.txt").write_text("".join(f"{n}\r\n" for n in lines["test"]))
+    return folder, names
+
+
+def test_a_split_follows_its_list(listed):
+    folder, names = listed
+    index, pattern = named_index(names)
+    definition = define(group=pattern, lists={"official": folder})
+    split = make_split(index, definition, "split1").set_index("clip_id")["subset"]
+    assert set(split.index) == set(names) - {names[4], names[9]}
+    assert set(split[split == "test"].index) == {names[3], names[8]}
+    assert split.value_counts().to_dict() == {"train": 4, "validation": 2, "test": 2}
+    with pytest.raises(DataError, match="'split2' has no list in"):
+        make_split(index, definition, "split2")
+    with pytest.raises(DataError, match="needs the released lists"):
+        make_split(index, definition, "released")
+
+
+def test_a_difference_between_list_and_index_is_listed_and_an_error_if_wished(listed):
+    folder, names = listed
+    index, pattern = named_index(names[1:])
+    index.loc[index["clip_id"] == names[1], "status"] = "unreadable"
+    definition = define(group=pattern, lists={"official": folder})
+    found = mismatches(index, published_list(definition, "split1")).set_index("clip_id")
+    assert found["problem"].to_dict() == {
+        names[0]: "missing",
+        names[1]: "unreadable",
+        names[4]: "unlisted",
+        names[9]: "unlisted",
+    }
+    assert found.loc[names[0], "place"] == f"{folder / 'trainlist01.txt'}:1"
+    strict = define(group=pattern, lists={"official": folder, "mismatch": "error"})
+    message = "differ in 4 clips .*1 missing.*trainlist01.txt:1.*lists.mismatch: report"
+    with pytest.raises(DataError, match=message):
+        make_split(index, strict, "split1")
+    with pytest.raises(
+        DataError, match=r"class 'Jump' has 1 groups"
+    ):  # reported or not, one group cannot be two subsets
+        make_split(index, definition, "split1")
+
+
+def test_folds_by_group_are_a_partition():
+    index = an_index(groups=10)
+    folds = [make_split(index, define(), f"fold{number}of4") for number in range(1, 5)]
+    tested = [clip for fold in folds for clip in fold.loc[fold["subset"] == "test", "clip_id"]]
+    assert sorted(tested) == sorted(index["clip_id"])
+    for fold in folds:
+        check_split(fold, index)
+    for name, message in (("fold5of4", "no fold 5 of 4"), ("fold1of11", "ask for fewer folds")):
+        with pytest.raises(DataError, match=message):
+            make_split(index, define(), name)
+
+
+def test_one_group_is_left_out_of_all_classes():
+    index, pattern = named_index([f"{c}/v_{c}_g{g:02d}_c0{i}.avi" for c in "AB" for g in range(1, 26) for i in (1, 2)])
+    split = make_split(index, define(group=pattern), "fold7of25")
+    test = split.loc[split["subset"] == "test", "clip_id"]
+    assert sorted(test) == [f"{c}/v_{c}_g07_c0{i}.avi" for c in "AB" for i in (1, 2)]
+    split = make_split(index, define(group=pattern), "fold2of5")
+    groups = split.loc[split["subset"] == "test", "clip_id"].str.extract(r"_(g\d+)_")[0]
+    assert sorted(set(groups)) == ["g02", "g07", "g12", "g17", "g22"]
+    with pytest.raises(DataError, match="26 folds of 25 g01…g25"):
+        make_split(index, define(group=pattern), "fold1of26")
+
+
+# All names that the owners list: 13,320 and 6,766 clips.
+OFFICIAL = {
+    "ucf101": (13320, {"split1": (9537, 3783), "split2": (9586, 3734), "split3": (9624, 3696)}),
+    "hmdb51": (6766, dict.fromkeys(("split1", "split2", "split3"), (3570, 1530))),
+}
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_official_splits_of_all_names(published_lists, name):
+    total, counts = OFFICIAL[name]
+    folder = published_lists / name
+    index, pattern = named_index(set().union(*(frame["clip"] for frame in read_lists(folder).values())))
+    assert len(index) == total
+    definition = define(group=pattern, lists={"official": folder, "mismatch": "error"})
+    for split_name, (train, test) in counts.items():
+        split = make_split(index, definition, split_name)
+        subsets = split["subset"].value_counts()
+        assert (subsets["train"] + subsets["validation"], subsets["test"]) == (train, test)
+        assert total - len(split) == {"ucf101": 0, "hmdb51": 1666}[name]
+        assert 0.1 < subsets["validation"] / train < 0.3
+        check_split(split, index, published=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "test"), [("ucf50", 5360, 1321), ("ucf101", 10690, 2630), ("hmdb51", 5393, 1317)]
+)
+def test_released_splits_are_followed_though_they_leak(published_lists, name, train, test):
+    folder = published_lists / "dvfl_released" / name
+    index, pattern = named_index(read_lists(folder)["released"]["clip"])
+    split = make_split(index, define(group=pattern, lists={"released": folder}), "released")
+    subsets = split["subset"].value_counts()
+    assert (subsets["train"] + subsets["validation"], subsets["test"]) == (train, test)
+    with pytest.raises(DataError, match="it must be in one"):
+        check_split(split, index)
+
+
+def test_leave_one_group_out_of_ucf50(published_lists):
+    index, pattern = named_index(read_lists(published_lists / "dvfl_released/ucf50")["released"]["clip"])
+    assert len(index) == 6681
+    split = make_split(index, define(group=pattern), "fold25of25")
+    test = split.loc[split["subset"] == "test", "clip_id"]
+    assert test.str.contains("_g25_").all() and test.str.split("/").str[0].nunique() == 50
+    check_split(split, index)

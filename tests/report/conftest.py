@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from dvfl import plan
+from dvfl.audit import findings
 from dvfl.config import Config, check_config
 from dvfl.evaluate.score import score_predictions
 from dvfl.report import inputs
@@ -118,11 +119,15 @@ def _write_data(config: Config, dataset: str, names: list[str], groups: int, per
     path = plan.index_path(dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
     index.to_parquet(path)
+    merged = index.merge(pd.DataFrame(subsets), on="clip_id")
     for split in config.dataset_definitions[dataset].splits:
-        path = plan.split_path(dataset, split)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(subsets).to_csv(path, index=False)
-    return index.merge(pd.DataFrame(subsets), on="clip_id")
+        for path in (plan.split_path(dataset, split), plan.audit_path(dataset, split)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(subsets).to_csv(plan.split_path(dataset, split), index=False)
+        leak, _ = findings.leaked_by_source(merged, r"_(?P<group>g\d+)_")
+        rows = [*findings.contents(merged), *findings.left_out(index, None), *leak]
+        pd.DataFrame(rows, columns=findings.COLUMNS).to_csv(plan.audit_path(dataset, split), index=False)
+    return merged
 
 
 def _skill(config: Config, run: plan.Run, trial: str) -> float:

@@ -1,4 +1,4 @@
-# Clips, their index, their splits.
+# Clips, their index, their splits, and what these hold and leak.
 
 
 localrules:
@@ -54,7 +54,7 @@ rule fetch:
         "results/logs/fetch/{dataset}.log",
     conda:
         "../../envs/dvfl.yaml"
-    threads: lambda wc: steps.fetch_threads(CONFIG, wc.dataset, usable_cores(workflow.cores))
+    threads: lambda wc, cores=usable_cores(workflow.cores): steps.fetch_threads(CONFIG, wc.dataset, cores)
     resources:
         machine_cores=lambda wc, threads: threads,
         mem_mb=2000,
@@ -106,3 +106,43 @@ rule split:
         "Drawing {wildcards.split} of {wildcards.dataset}"
     shell:
         "dvfl split {wildcards.dataset} {wildcards.split} 2>&1 | tee {log}"
+
+
+rule fingerprint:
+    input:
+        index="results/data/{dataset}/index.parquet",
+    output:
+        "results/data/{dataset}/fingerprints.parquet",
+    log:
+        "results/logs/fingerprint/{dataset}.log",
+    conda:
+        "../../envs/dvfl.yaml"
+    threads: usable_cores(workflow.cores)
+    resources:
+        machine_cores=lambda wc, threads: threads,
+        mem_mb=2000,
+    message:
+        "Hashing the pictures of every clip of {wildcards.dataset}"
+    shell:
+        "dvfl fingerprint {wildcards.dataset} --workers {threads} 2>&1 | tee {log}"
+
+
+rule audit:
+    input:
+        lambda wc: steps.audit_inputs(CONFIG, wc.dataset, wc.split),
+    output:
+        findings="results/data/{dataset}/audit/{split}.csv",
+        leaks="results/data/{dataset}/audit/{split}.leaks.csv",
+    log:
+        "results/logs/audit/{dataset}.{split}.log",
+    conda:
+        "../../envs/dvfl.yaml"
+    resources:
+        machine_cores=1,
+        mem_mb=2000,
+    params:
+        settings=lambda wc: steps.audit_settings(CONFIG, wc.dataset),
+    message:
+        "Counting what {wildcards.split} of {wildcards.dataset} holds and leaks"
+    shell:
+        "dvfl audit {wildcards.dataset} {wildcards.split} 2>&1 | tee {log}"

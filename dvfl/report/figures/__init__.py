@@ -16,6 +16,7 @@ from dvfl.config import Config
 from dvfl.files import atomic
 from dvfl.report.figures import (
     alpha_temperature,
+    audit,
     confusion,
     labelled_clips,
     tradeoff,
@@ -40,6 +41,7 @@ FIGURES: dict[str, Plot] = {
     "confusion": Plot(confusion.data, confusion.draw),
     "alpha_temperature": Plot(alpha_temperature.data, alpha_temperature.draw),
     "labelled_clips": Plot(labelled_clips.data, labelled_clips.draw),
+    "audit": Plot(audit.data, audit.draw),
 }
 
 

@@ -1,0 +1,76 @@
+"""Copies are known by their pictures; other clips, plain ones and those of one source are not taken for copies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dvfl.audit.pictures import FRAMES, distances, fingerprint, fingerprint_clips, nearest, stacked
+from dvfl.config import AuditConfig, DatasetDefinition
+from dvfl.data.index import build_index
+
+LIMIT = AuditConfig().distance
+
+
+def hashes(*paths, frames=16):
+    return np.stack([fingerprint(path, frames) for path in paths])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"add": 40},
+        {"left": 0.1, "right": 0.1, "top": 0.1, "bottom": 0.1},
+        {"left": 0.08, "right": 0.04, "top": 0.02, "bottom": 0.06, "add": 25},
+    ],
+)
+def test_a_copy_is_known_and_another_clip_is_not(clip, copied, tmp_path, change):
+    paths = [clip(f"{seed}.avi", seed) for seed in range(4)]
+    copy = copied(paths[2], tmp_path / "copy.mp4", **change)
+    found = distances(hashes(copy), hashes(*paths))[0]
+    assert found.argmin() == 2 and found[2] <= LIMIT
+    assert np.delete(found, 2).min() > LIMIT + 2
+    assert np.allclose(distances(hashes(*paths), hashes(copy))[:, 0], found)
+
+
+def test_a_clip_is_at_no_distance_from_itself(clip):
+    one = hashes(clip("a.avi", 1))
+    assert distances(one, one)[0, 0] == 0
+    shuffled = np.random.default_rng(0).integers(1, 2**63, (200, FRAMES, 25)).astype(np.uint64)
+    assert 24 < distances(one, shuffled).mean() < 34  # about half of 64 bits, the best of five ways
+
+
+def test_plain_clips_are_not_compared(clip, grey):
+    found = distances(hashes(grey("a.avi"), clip("b.avi", 1)), hashes(grey("c.avi")))
+    assert np.isinf(found).all()
+
+
+def test_the_nearest_clip_is_of_another_source(clip):
+    three = hashes(*(clip(f"{seed}.avi", seed) for seed in (1, 1, 2)))
+    sources = np.array(["x", "x", "y"], object)
+    found = nearest(three, three, sources, sources)
+    assert found["position"].tolist()[:2] == [2, 2] and found["distance"].min() > LIMIT
+    apart = np.array(["x", "z", "y"], object)
+    assert nearest(three, three, apart, apart)["distance"].tolist()[:2] == [0, 0]
+    assert np.isinf(nearest(three, three[:0], sources, sources[:0])["distance"]).all()
+
+
+def test_blocks_leave_no_trace(clip, monkeypatch):
+    many = np.random.default_rng(0).integers(1, 2**63, (50, FRAMES, 25)).astype(np.uint64)
+    sources = np.arange(50).astype(object)
+    whole = nearest(many, many, sources, sources)
+    monkeypatch.setattr("dvfl.audit.pictures.CELLS", 7 * 50)
+    assert nearest(many, many, sources, sources).equals(whole)
+
+
+def test_processes_leave_no_trace(clip, tmp_path):
+    for name in ("run", "sit"):
+        for number in range(20):
+            clip(f"clips/{name}/{number}.avi", number, frames=8, height=48, width=64)
+    root = tmp_path / "clips"
+    index = build_index(root, DatasetDefinition(kind="folder", root=root), 1)
+    index.loc[0, "status"] = "unreadable"
+    one, two = (fingerprint_clips(root, index, workers) for workers in (1, 2))
+    assert len(one) == 39 and one["clip_id"].tolist() == two["clip_id"].tolist()
+    assert np.array_equal(stacked(one), stacked(two))
