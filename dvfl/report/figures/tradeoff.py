@@ -20,7 +20,7 @@ _LABELS = {
     "latency_ms": "latency (ms)",
 }
 _LARGEST = 900.0  # area of the largest bubble, square points
-_APART = 1.12  # arms of one model stand side by side, this factor apart
+_APART = 1.06  # arms of one model stand side by side, this factor apart
 
 
 def data(config: Config) -> pd.DataFrame:
@@ -79,7 +79,7 @@ def _draw(frame: pd.DataFrame, x: str, size: str) -> Figure:
         )
         for value in shown
     ]
-    figure.legend(handles=marks, loc="outside right upper", title="arm\n(bar: 95 % interval)")
+    figure.legend(handles=marks, loc="outside right upper", title="arm\n(bar: 95 % interval;\narms of one model\nstand side by side)")
     figure.legend(
         handles=bubbles,
         loc="outside right lower",
