@@ -399,6 +399,18 @@ def summary(config: Config) -> None:
 
 
 @cli.command()
+@click.option(
+    "--config", "files", multiple=True, envvar="DVFL_CONFIG", type=click.Path(path_type=Path), help="Config file."
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="HTML file to write.")
+def report(files: tuple[Path, ...], out: Path) -> None:
+    """Put all tables and figures, with their captions, on one HTML page."""
+    from dvfl.launch import write_report
+
+    sys.exit(write_report(files, out))
+
+
+@cli.command()
 @with_config
 @click.option("--port", default=5000, show_default=True, help="Port on 127.0.0.1.")
 def ui(config: Config, port: int) -> None:

@@ -67,6 +67,13 @@ def run_pipeline(cores: int | None, files: Sequence[Path], targets: Sequence[str
     return code
 
 
+def write_report(files: Sequence[Path], out: Path) -> int:
+    """Snakemake's report of what there is, a page of its own; its exit code. May run inside a Snakemake job."""
+    snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(PROJECT / "Snakefile"), "--nolock"]
+    snakemake += ["--cores", "1", *(["--configfile", *map(str, files)] if files else [])]
+    return _run([*snakemake, "--report", str(out)])
+
+
 TRIGGERS = ("mtime", "params", "input", "code")  # not the software environment: `make` keeps that
 
 

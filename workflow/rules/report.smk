@@ -61,3 +61,22 @@ rule figures:
         "Drawing the figures"
     shell:
         "dvfl figures 2>&1 | tee {log}"
+
+
+rule report:
+    input:
+        rules.tables.output.all,
+        rules.figures.output.png,
+    output:
+        "results/report.html",
+    log:
+        "results/logs/report.log",
+    resources:
+        machine_cores=1,
+        mem_mb=2000,
+    conda:
+        "../../envs/dvfl.yaml"
+    message:
+        "Putting all tables and figures on one page"
+    shell:
+        "dvfl report --out {output} 2>&1 | tee {log}"

@@ -79,7 +79,11 @@ def _draw(frame: pd.DataFrame, x: str, size: str) -> Figure:
         )
         for value in shown
     ]
-    figure.legend(handles=marks, loc="outside right upper", title="arm\n(bar: 95 % interval;\narms of one model\nstand side by side)")
+    figure.legend(
+        handles=marks,
+        loc="outside right upper",
+        title="arm\n(bar: 95 % interval;\narms of one model\nstand side by side)",
+    )
     figure.legend(
         handles=bubbles,
         loc="outside right lower",
