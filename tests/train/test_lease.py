@@ -76,4 +76,4 @@ def test_it_is_free_again_after_the_work_and_after_a_failure(tmp_path):
 
 def test_other_runs_are_free(tmp_path):
     with lease(tmp_path / "one"), lease(tmp_path / "other"):
-        pass
+        assert (tmp_path / "one/lease.holder").exists() and (tmp_path / "other/lease.holder").exists()
