@@ -71,11 +71,11 @@ rule report:
         "results/report.html",
     log:
         "results/logs/report.log",
+    conda:
+        "../../envs/dvfl.yaml"
     resources:
         machine_cores=1,
         mem_mb=2000,
-    conda:
-        "../../envs/dvfl.yaml"
     message:
         "Putting all tables and figures on one page"
     shell:
