@@ -1,0 +1,229 @@
+"""From YAML files and dotted keys to a checked config; every mistake in one line of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from dvfl.config.schema import Config
+from dvfl.config.section import ConfigError, nearest
+from dvfl.config.training import TrainConfig
+
+PROJECT = Path(__file__).resolve().parents[2]
+DEFAULT_CONFIG = PROJECT / "config/config.yaml"
+REGISTRY = PROJECT / "config/datasets.yaml"
+
+
+def load_config(*files: str | Path, values: Mapping[str, Any] | None = None, registry: str | Path = REGISTRY) -> Config:
+    """Config of YAML `files`, later ones over earlier ones, `values` over all.
+
+    Raises ConfigError with a line for every mistake found.
+    """
+    merged: dict[str, Any] = {}
+    for file in files:
+        merged = merge(merged, read_yaml(file))
+    return check_config(merge(merged, values or {}), registry=registry)
+
+
+def check_config(raw: Mapping[str, Any], registry: str | Path = REGISTRY) -> Config:
+    """The checked config of plain values; data sets of the registry file are known."""
+    raw = _without_removed(deepcopy(dict(raw)))
+    raw["dataset_definitions"] = merge(read_yaml(registry), raw.get("dataset_definitions") or {})
+    root = raw.get("root")
+    if root is not None:
+        folders = [
+            name
+            for name in raw.get("datasets") or []
+            if (raw["dataset_definitions"].get(name) or {}).get("kind") == "folder"
+        ]
+        if len(folders) != 1:
+            raise ConfigError(
+                f"root: stands for the root of the only folder data set that is run; `datasets` has {len(folders)} "
+                f"of them, so name the root under dataset_definitions.<name>.root"
+            )
+        raw["dataset_definitions"][folders[0]]["root"] = root
+    config = _validate(Config, raw)
+    _check_overrides(config)
+    return config
+
+
+# Mappings whose entries have names of the user's choice, or stand over a default's: null drops an entry there.
+DROPPABLE = {
+    ("dataset_definitions",),
+    ("arms",),
+    ("ablation", "studies"),
+    *((role, mapping) for role in ("teacher", "student") for mapping in ("train", "model_overrides")),
+}
+
+
+def _without_removed(value: Any, path: tuple[str, ...] = ()) -> Any:
+    """Entries that a later file set to null are gone: that is how a user's file drops an arm or a study."""
+    if not isinstance(value, dict):
+        return value
+    droppable = path in DROPPABLE or path[-1:] == ("grid",)
+    return {
+        key: _without_removed(item, (*path, str(key)))
+        for key, item in value.items()
+        if not (droppable and item is None)
+    }
+
+
+def read_yaml(file: str | Path) -> dict[str, Any]:
+    """Mapping of a YAML file; ConfigError where there is none."""
+    try:
+        content = yaml.safe_load(Path(file).read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"{file}: no such config file") from error
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}); give a YAML file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: is not a text file; give a YAML file") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: is not valid YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file}: must be `key: value` pairs, not a {type(content).__name__}")
+    return content
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, mapping by mapping, as Snakemake merges its config files."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else deepcopy(value)
+    return merged
+
+
+def override(config: Config, values: Mapping[str, Any]) -> Config:
+    """The config with dotted keys set: override(config, {"distill.alpha": 0.9}).
+
+    Raises ConfigError for a key that does not exist or a value that is not allowed.
+    """
+    if not values:
+        return config
+    raw = config.model_dump(mode="json")
+    for key, value in values.items():
+        *path, last = key.split(".")
+        place = raw
+        for part in path:
+            if not isinstance(place.get(part), dict):
+                raise ConfigError(f"{key}: there is no such key{nearest(part, place)}")
+            place = place[part]
+        # Free-form mappings (train of a network, overrides of a model) may gain keys; sections may not.
+        if last not in place and path[-1:] not in (["train"], ["model_overrides"]):
+            raise ConfigError(f"{key}: there is no such key{nearest(last, place)}")
+        place[last] = value
+    return _validate(Config, raw)
+
+
+def network_train(config: Config, role: Literal["teacher", "student"]) -> TrainConfig:
+    """`train` with the differences of one network laid over it."""
+    own = getattr(config, role).train
+    return _validate(TrainConfig, merge(config.train.model_dump(mode="json"), own), prefix=(role, "train"))
+
+
+def digest(value: Any) -> str:
+    """Hash of plain values (16 hex digits); the same for equal values in any order of keys."""
+    text = json.dumps(value, sort_keys=True, default=str, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(item, f"{name}.") if isinstance(item, Mapping) and item else {name: item}
+    return flat
+
+
+def _check_overrides(config: Config) -> None:
+    """Every arm and every trial must itself be a valid config: find out now, not in the middle of the night."""
+    for role in ("teacher", "student"):
+        network_train(config, role)
+    for arm, settings in config.arms.items():
+        with _at(f"arms.{arm}.set"):
+            network_train(override(config, settings.set), settings.network)
+    for name, study in config.ablation.studies.items():
+        with _at(f"ablation.studies.{name}.set"):
+            base = override(config, study.set)
+        for point in [{key: value} for key, values in study.grid.items() for value in values] + study.points:
+            with _at(f"ablation.studies.{name}"):
+                for arm in study.arms:
+                    network_train(override(base, point), config.arms[arm].network)
+
+
+class _at:
+    """Puts the place in front of a ConfigError that is raised inside."""
+
+    def __init__(self, place: str):
+        self.place = place
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ConfigError):
+            raise ConfigError("\n".join(f"{self.place}: {line}" for line in str(error).splitlines())) from error
+
+
+def _validate(model: type[BaseModel], raw: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Any:
+    try:
+        return model.model_validate(dict(raw))
+    except ValidationError as error:
+        lines = [_explain(model, item, prefix) for item in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+
+
+def _explain(model: type[BaseModel], item: Mapping[str, Any], prefix: tuple[str, ...]) -> str:
+    """One line for one mistake: the key's full path, what was given, what is allowed."""
+    location = tuple(str(part) for part in item["loc"] if part != "[key]")
+    path = ".".join(prefix + location)
+    given = item.get("input")
+    if item["type"] == "extra_forbidden":
+        siblings = _keys_at(model, location[:-1])
+        return f"{path}: there is no such key{nearest(location[-1], siblings)}"
+    if item["type"] == "missing":
+        return f"{path}: is missing"
+    message = item["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if not path:  # the whole config: the message names the key itself
+        return message
+    shown = "" if isinstance(given, (Mapping, BaseModel)) else f" (given: {given!r})"
+    return f"{path}: {message}{shown}"
+
+
+def _keys_at(model: type[BaseModel], location: Iterable[str]) -> list[str]:
+    """Keys that the section at a path knows."""
+    current: Any = model
+    for part in location:
+        current = _inside(current, part)
+    return [key for section in _members(current) if _is_section(section) for key in section.model_fields]
+
+
+def _inside(annotation: Any, part: str) -> Any:
+    """Annotation of an entry of a section, a mapping or a list."""
+    for member in _members(annotation):
+        if _is_section(member) and part in member.model_fields:
+            return member.model_fields[part].annotation
+        if get_origin(member) in (dict, list):
+            return get_args(member)[-1]
+    return None
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

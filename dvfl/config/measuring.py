@@ -1,0 +1,79 @@
+"""What is measured of trained networks, and where it is written down."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from dvfl.config.section import Count, Name, Section
+
+
+class EvaluateConfig(Section):
+    clips: Count = Field(1, description="Temporal clips of a test clip [1 or 4].")
+    crops: Literal[1, 3] = Field(1, description="Spatial crops of a test clip [1 or 3].")
+    batch_size: Count = Field(32, description="Views that the network takes at once.")
+    resamples: int = Field(2000, ge=100, description="Bootstrap resamples behind an interval.")
+
+
+class StudyConfig(Section):
+    arms: list[Name] = Field(min_length=1, description="Arms that the study trains.")
+    grid: dict[str, list[Any]] = Field({}, description="Dotted keys and their values; all combinations run.")
+    points: list[dict[str, Any]] = Field([], description="Single points, each some dotted keys with a value.")
+    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="Seeds of each trial.")
+    evaluate_on: Literal["validation", "test"] = Field(
+        "validation", description="validation where something is chosen; test for a control that chooses nothing."
+    )
+    set: dict[str, Any] = Field({}, description="Dotted keys that differ for every trial of the study.")
+
+    @model_validator(mode="after")
+    def _has_points(self) -> StudyConfig:
+        if not self.grid and not self.points:
+            raise ValueError("needs a `grid` or `points`")
+        if any(not values for values in self.grid.values()):
+            raise ValueError("has a key without values in `grid`")
+        if any(not point for point in self.points):
+            raise ValueError("has a point without keys in `points`")
+        return self
+
+
+class AblationConfig(Section):
+    studies: dict[Name, StudyConfig] = Field({}, description="Studies by name.")
+    run: list[Name] = Field([], description="Studies that the tables include.")
+
+
+class ProfileConfig(Section):
+    paper_models: list[str] = Field(
+        ["video_focalnet_base", "video_focalnet_small", "video_focalnet_tiny", "vfl_net"],
+        description="Models profiled at the paper's size, untrained: compute does not depend on weights.",
+    )
+    num_classes: int = Field(101, ge=2, description="Classes of the paper-size models.")
+    frames: Count = Field(8, description="Frames of the paper-size models.")
+    img_size: int = Field(224, ge=32, description="Height and width of the paper-size models, pixels.")
+    batch_sizes: list[Count] = Field([1], min_length=1, description="Clips at once.")
+    larger_batches: list[Count] = Field(
+        [4, 8], min_length=1, description="Clips at once for the target `larger_batches`, which no table waits for."
+    )
+    repeats: int = Field(5, ge=3, description="Timed forward passes of a paper-size model.")
+    repeats_small: int = Field(50, ge=3, description="Timed forward passes of the run's own models.")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="Precision of the timed passes.")
+
+
+class AuditConfig(Section):
+    pictures: bool = Field(
+        True,
+        description="Compare the clips' pictures, too (every clip is decoded once more); not those of the embedded "
+        "data set, whose small smooth scenes look alike by chance.",
+    )
+    distance: float = Field(
+        10.0,
+        ge=0,
+        le=32,
+        description="Bits of 64 by which frames of two clips may differ, in the mean, to be held the same pictures; "
+        "measured on UCF101: copies 0 to 9.5, clips of different sources 13.5 and more.",
+    )
+
+
+class TrackingConfig(Section):
+    uri: str = Field("sqlite:///results/mlflow.db", description="MLflow tracking URI.")
+    artifacts: str = Field("results/mlartifacts", description="Artifact root of a local store.")

@@ -1,0 +1,82 @@
+"""The whole config, and what its sections must agree on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from dvfl.config.datasets import DatasetDefinition, FetchConfig
+from dvfl.config.measuring import AblationConfig, AuditConfig, EvaluateConfig, ProfileConfig, TrackingConfig
+from dvfl.config.section import Name, Section, nearest
+from dvfl.config.training import ArmConfig, DistillConfig, InputConfig, NetworkConfig, TrainConfig
+
+
+class Config(Section):
+    datasets: list[Name] = Field(["motions"], min_length=1, description="Data sets to run.")
+    dataset_definitions: dict[Name, DatasetDefinition] = Field(
+        description="Data sets by name; those of config/datasets.yaml are known already."
+    )
+    root: Path | None = Field(
+        None, description="Short for dataset_definitions.<name>.root of the one folder data set that is run."
+    )
+    protocol: Literal["as_described"] = Field("as_described", description="Training and test protocol.")
+    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="Seeds of the arms.")
+    input: InputConfig = InputConfig()
+    train: TrainConfig = TrainConfig()
+    teacher: NetworkConfig
+    student: NetworkConfig
+    distill: DistillConfig = DistillConfig()
+    arms: dict[Name, ArmConfig] = Field(min_length=1, description="What is trained and compared.")
+    chosen_by: list[Name] = Field(
+        [],
+        description="Studies, in order, whose choice files replace the values that they searched, in the arms and in "
+        "the studies after them; a value that an arm or a trial sets itself stands.",
+    )
+    evaluate: EvaluateConfig = EvaluateConfig()
+    ablation: AblationConfig = AblationConfig()
+    profile: ProfileConfig = ProfileConfig()
+    audit: AuditConfig = AuditConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    fetch: FetchConfig = FetchConfig()
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Config:
+        for name in self.datasets:
+            if name not in self.dataset_definitions:
+                raise ValueError(
+                    f"datasets: {name!r} is not defined{nearest(name, self.dataset_definitions)}; "
+                    f"define it under dataset_definitions"
+                )
+            definition = self.dataset_definitions[name]
+            if definition.kind == "folder" and definition.root is None:
+                raise ValueError(
+                    f"dataset_definitions.{name}.root is missing: give the folder that holds <class>/<clip>, "
+                    f"or add `--config root=FOLDER` to the command"
+                )
+        for arm, settings in self.arms.items():
+            source = settings.distil_from
+            if source is None:
+                continue
+            if source not in self.arms:
+                raise ValueError(f"arms.{arm}.distil_from: {source!r} is not an arm{nearest(source, self.arms)}")
+            if self.arms[source].distil_from is not None:
+                raise ValueError(f"arms.{arm}.distil_from: {source!r} is itself distilled; chains are not supported")
+        for study in self.ablation.run:
+            if study not in self.ablation.studies:
+                raise ValueError(f"ablation.run: {study!r} is not a study{nearest(study, self.ablation.studies)}")
+        for study, settings in self.ablation.studies.items():
+            for arm in settings.arms:
+                if arm not in self.arms:
+                    raise ValueError(f"ablation.studies.{study}.arms: {arm!r} is not an arm{nearest(arm, self.arms)}")
+        for study in self.chosen_by:
+            if study not in self.ablation.studies:
+                raise ValueError(f"chosen_by: {study!r} is not a study{nearest(study, self.ablation.studies)}")
+            if self.ablation.studies[study].evaluate_on != "validation":
+                raise ValueError(f"chosen_by: study {study!r} is evaluated on test; test chooses nothing")
+        return self
+
+    @property
+    def folder_datasets(self) -> list[str]:
+        return [name for name in self.datasets if self.dataset_definitions[name].kind == "folder"]

@@ -1,0 +1,36 @@
+"""What all sections of the config share: their strictness, types of values, and how mistakes are put into words."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dvfl.errors import UserError
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # what becomes a folder's name
+Name = Annotated[str, Field(pattern=NAME)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class ConfigError(UserError, ValueError):
+    """The config is wrong; the message says which key, what was given, and what is allowed."""
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys are refused, and a checked config does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """'; did you mean …?' or the list of what there is."""
+    known = sorted(str(key) for key in known)
+    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(known)}" if known else ""

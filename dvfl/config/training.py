@@ -1,0 +1,128 @@
+"""Networks, what they are shown, how they are trained and distilled."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from dvfl.config.section import Count, Fraction, Name, Positive, Section, nearest
+
+
+class InputConfig(Section):
+    """What a network is shown (FACTS of the released recipe in brackets where they differ from the default)."""
+
+    frames: Count = Field(8, description="Segments of a clip, one frame each [8].")
+    img_size: int = Field(32, ge=16, description="Height and width given to the network, pixels [224].")
+    short_side: int = Field(36, ge=16, description="Short side a frame is first resized to, pixels [256].")
+    crop_area: tuple[Fraction, Fraction] = Field(
+        (0.5, 1.0), description="Share of the area that a training crop keeps [0.08, 1]."
+    )
+    crop_aspect: tuple[Positive, Positive] = Field(
+        (0.75, 4 / 3), description="Width over height of a training crop [3/4, 4/3]."
+    )
+    flip: Fraction = Field(
+        0.5, description="Chance of a mirrored training clip; 0 for data sets with horizontal_flip: false [0.5]."
+    )
+    color_jitter: Fraction = Field(0.0, description="Chance of colour jitter for a clip [0.8].")
+    brightness: float = Field(0.4, ge=0, description="Brightness jitter, redrawn per frame [0.4].")
+    contrast: float = Field(0.4, ge=0, description="Contrast jitter, redrawn per frame [0.4].")
+    saturation: float = Field(0.2, ge=0, description="Saturation jitter, redrawn per frame [0.2].")
+    hue: float = Field(0.1, ge=0, le=0.5, description="Hue jitter, redrawn per frame [0.1].")
+    greyscale: Fraction = Field(0.0, description="Chance of a greyscale clip [0.2].")
+    views: Count | None = Field(
+        8,
+        description="Augmented views of a clip that the epochs cycle through; None: every epoch draws a new one. "
+        "With a number they are drawn and decoded once, and so are the teacher's targets for them.",
+    )
+
+    @field_validator("crop_area", "crop_aspect")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1] or value[0] <= 0:
+            raise ValueError("needs two positive numbers, the smaller first")
+        return value
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> InputConfig:
+        if self.short_side < self.img_size:
+            raise ValueError(f"short_side {self.short_side} is smaller than img_size {self.img_size}")
+        return self
+
+
+class TrainConfig(Section):
+    """How a network is trained."""
+
+    epochs: Count = Field(30, description="Passes over the training clips [120]; the last epoch is reported.")
+    batch_size: Count = Field(24, description="Clips of a micro-batch: what one device takes at once [8].")
+    accumulate: Count = Field(1, description="Micro-batches of one optimiser step.")
+    optimizer: Literal["sgd", "adamw"] = Field("adamw", description="sgd: Nesterov momentum 0.9 [sgd].")
+    lr: Positive = Field(1e-3, description="Peak learning rate.")
+    weight_decay: float = Field(0.05, ge=0, description="Weight decay; none on biases and 1-D parameters.")
+    warmup: Fraction = Field(0.1, description="Share of the steps that warm up linearly [20 of 120 epochs].")
+    lr_floor: Fraction = Field(0.01, description="First and last learning rate, as a share of lr [0.01].")
+    clip_grad_norm: Positive | None = Field(5.0, description="Gradient norm is clipped at this [5].")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="Label smoothing of the cross-entropy [0.1].")
+    mixup: float = Field(0.0, ge=0, description="Alpha of mixup's Beta; 0: off [0.8].")
+    cutmix: float = Field(0.0, ge=0, description="Alpha of CutMix's Beta; 0: off [1.0].")
+    mix_probability: Fraction = Field(1.0, description="Share of the micro-batches that are mixed.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "float32", description="auto: bfloat16 on GPUs, float32 elsewhere."
+    )
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:<n>.")
+    threads: Count = Field(1, description="CPU threads of a training job; part of the result on a CPU.")
+    workers: int = Field(0, ge=0, description="Processes that decode clips; results do not depend on it.")
+    validate_every: Count = Field(10, description="Epochs from one look at the validation subset to the next.")
+    include_validation: bool = Field(
+        True, description="Final arms train on train and validation together, as published protocols do."
+    )
+
+    @model_validator(mode="after")
+    def _mixing_needs_pairs(self) -> TrainConfig:
+        if (self.mixup or self.cutmix) and self.batch_size % 2:
+            raise ValueError(f"mixup and CutMix need an even batch_size, not {self.batch_size}")
+        return self
+
+
+class NetworkConfig(Section):
+    """One role: the big network or the small one."""
+
+    model: str = Field(description="Name of a registered model.")
+    model_overrides: dict[str, Any] = Field({}, description="Constructor arguments of the model to change.")
+    weights: str | None = Field(None, description="Path of weights that replace the training.")
+    clips_per_class: Count | None = Field(
+        None, description="Labelled clips of each class to train on, whole groups first; None: all."
+    )
+    train: dict[str, Any] = Field({}, description="Values of `train` that differ for this network.")
+
+    @field_validator("model")
+    @classmethod
+    def _registered(cls, name: str) -> str:
+        from dvfl.models.registry import model_names
+
+        if name not in model_names():
+            raise ValueError(f"is not a registered model{nearest(name, model_names())}")
+        return name
+
+
+class DistillConfig(Section):
+    """L = alpha * T^2 * KL(teacher/T || student/T) + (1 - alpha) * cross-entropy."""
+
+    divergence: Literal["forward_kl", "reverse_kl", "released_code"] = Field(
+        "forward_kl", description="What alpha weighs: forward_kl is the paper's."
+    )
+    alpha: Fraction = Field(0.2, description="Weight of the divergence [0.2]; 0: labels only.")
+    temperature: Positive = Field(10.0, description="Temperature T [10].")
+    t_squared: bool = Field(True, description="Multiply the divergence by T^2 (stated assumption; as released).")
+    targets: Literal["cached", "online"] = Field(
+        "cached", description="cached: the teacher's logits of all views, computed once; online: in the loop."
+    )
+
+
+class ArmConfig(Section):
+    network: Literal["teacher", "student"] = Field(description="Which network the arm trains.")
+    distil_from: Name | None = Field(None, description="Arm whose weights teach this one; None: labels only.")
+    seeds: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, min_length=1, description="Seeds of this arm; None: the run's seeds."
+    )
+    set: dict[str, Any] = Field({}, description="Dotted config keys that differ for this arm.")
