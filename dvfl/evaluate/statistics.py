@@ -183,13 +183,36 @@ def seed_interval(values: ArrayLike, groups: ArrayLike, *, level: float = 0.95) 
     of two group totals; the group part of its variance is the linearised one (Cochran 1977,
     eq. 6.13): G / (G - 1) * sum_g (total_g - mean * size_g)^2 / N^2.
     """
+    return split_mean_interval([values], [groups], level=level)
+
+
+def split_mean_interval(
+    values: Sequence[ArrayLike], groups: Sequence[ArrayLike], *, level: float = 0.95
+) -> SeedInterval:
+    """Return the mean over splits, as papers give it over official splits, with its t interval.
+
+    values: one (n seeds, N_s clips) array a split; groups: one (N_s,) array a split. Splits weigh the same, whatever
+    their size. A group that several splits test is one group; it adds (sum_s (total_gs - mean_s * size_gs) / (S N_s))^2
+    to the variance. Row k is one training on each split: their mean varies with the seed. Not covered: trainings
+    on several splits share clips, so their mean varies more than the test clips show (no unbiased estimate of that
+    exists: Bengio and Grandvalet 2004).
+    """
     _check_settings(level)
-    values = _values(values, "values", ndim=2)
-    codes, n_groups = _group_codes(groups, values.shape[1])
-    seed_mean = values.mean(axis=0)
-    residual = np.bincount(codes, weights=seed_mean - seed_mean.mean(), minlength=n_groups)
-    variance = np.sum(residual**2) / len(codes) ** 2 * _small_sample(n_groups)
-    return _t_interval(values.mean(axis=1), variance, n_groups, level)
+    arrays = [_values(each, "values", ndim=2) for each in values]
+    if not arrays or len(arrays) != len(groups):
+        raise ValueError(f"one array of groups a split: {len(arrays)} splits, {len(groups)} arrays of groups")
+    if len({len(each) for each in arrays}) > 1:
+        raise ValueError(f"splits have the same seeds: {', '.join(str(len(each)) for each in arrays)} seeds were given")
+    for each, names in zip(arrays, groups, strict=True):
+        _group_codes(names, each.shape[1])
+    joined = np.concatenate([np.asarray(names, dtype=object) for names in groups])
+    codes, n_groups = _group_codes(joined, len(joined))
+    seed_means = [each.mean(axis=0) for each in arrays]
+    residuals = [(mean - mean.mean()) / (len(arrays) * len(mean)) for mean in seed_means]
+    by_group = np.bincount(codes, weights=np.concatenate(residuals), minlength=n_groups)
+    variance = np.sum(by_group**2) * _small_sample(n_groups)
+    per_seed = np.mean([each.mean(axis=1) for each in arrays], axis=0)
+    return _t_interval(per_seed, variance, n_groups, level)
 
 
 def metric_seed_intervals(

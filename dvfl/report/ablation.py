@@ -107,7 +107,7 @@ def _alpha_rows(config: Config, study: str, trials: Trials) -> Iterator[Row]:
         if trial == baseline:
             continue
         pairs = list(zip(runs, trials[baseline, arm], strict=True))
-        found = contrast(pairs)
+        interval = contrast(pairs).interval
         row = {
             "model": model_of(config, arm),
             "arm": arm,
@@ -116,12 +116,12 @@ def _alpha_rows(config: Config, study: str, trials: Trials) -> Iterator[Row]:
                 trial=trial,
                 against=baseline,
                 paired="seed",
-                interval=covers(found.interval),
+                interval=covers(interval),
                 test="t",
                 teachers=teachers_of(config, runs),
             ),
         }
-        contrasted.append((row, found, pairs))
+        contrasted.append((row, interval, pairs))
     yield from difference_rows(contrasted)
 
 
@@ -132,7 +132,7 @@ def _arm_contrast_rows(config: Config, study: str, trials: Trials) -> Iterator[R
     arms = config.ablation.studies[study].arms
     for (arm, baseline), trial in itertools.product(contrasts(config, arms), names):
         pairs = list(zip(trials[trial, arm], trials[trial, baseline], strict=True))
-        found = contrast(pairs)
+        interval = contrast(pairs).interval
         row = {
             "model": pair_model(config, arm, baseline),
             "arm": f"{arm} - {baseline}",
@@ -140,12 +140,12 @@ def _arm_contrast_rows(config: Config, study: str, trials: Trials) -> Iterator[R
                 **_where(config, study),
                 trial=trial,
                 paired="seed",
-                interval=covers(found.interval),
+                interval=covers(interval),
                 test="t",
                 teachers=teachers_of(config, [run for pair in pairs for run in pair]),
             ),
         }
-        contrasted.append((row, found, pairs))
+        contrasted.append((row, interval, pairs))
     yield from difference_rows(contrasted)
 
 

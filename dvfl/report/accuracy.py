@@ -9,29 +9,41 @@ import pandas as pd
 
 from dvfl.config import Config
 from dvfl.evaluate.metrics import METRICS
-from dvfl.evaluate.statistics import holm
+from dvfl.evaluate.statistics import SeedInterval, holm
 from dvfl.plan import Run, arm_seeds
 from dvfl.report.contrasts import contrasts, paired_runs, teachers_of
 from dvfl.report.inputs import model_of
-from dvfl.report.measures import Contrast, contrast, covers, metric_intervals
+from dvfl.report.measures import contrast, contrast_over_splits, covers, mean_over_splits, metric_intervals
 from dvfl.report.published import tested_claims
 from dvfl.report.results import read_index, read_record, read_split, run_ids
 from dvfl.report.rows import plain, setting, table_frame
 
 Row = dict[str, Any]
 
+MEAN = "mean"  # stands in the column `split` where a number is the mean over a data set's splits
+
 
 def build_accuracy(config: Config) -> pd.DataFrame:
-    """Percent and percentage points; per data set and split: clips, arms, contrasts."""
+    """Percent and percentage points; per data set and split: clips, arms, contrasts; then the means over splits."""
     rows: list[Row] = []
     for dataset in config.datasets:
-        for split in config.dataset_definitions[dataset].splits:
+        splits = config.dataset_definitions[dataset].splits
+        for split in splits:
             place = {"dataset": dataset, "split": split, "protocol": config.protocol}
             rows += [place | row for row in _clip_rows(dataset, split)]
             for arm in config.arms:
                 rows += [place | row for row in _arm_rows(config, dataset, split, arm)]
             rows += [place | row for row in _contrast_rows(config, dataset, split)]
+        if len(splits) > 1:
+            place = {"dataset": dataset, "split": MEAN, "protocol": config.protocol}
+            rows += [place | row for row in _mean_rows(config, dataset, splits)]
     return table_frame("accuracy", rows)
+
+
+def shown_splits(config: Config, dataset: str) -> list[str]:
+    """The values of column `split` that sum a data set up: the mean where there is one, else the only split."""
+    splits = config.dataset_definitions[dataset].splits
+    return [MEAN] if len(splits) > 1 else splits
 
 
 def views(config: Config) -> str:
@@ -45,14 +57,13 @@ def pair_model(config: Config, arm: str, baseline: str) -> str:
 
 
 def difference_rows(
-    contrasted: list[tuple[Row, Contrast, list[tuple[Run, Run]]]],
+    contrasted: list[tuple[Row, SeedInterval, list[tuple[Run, Run]]]],
 ) -> Iterator[Row]:
     """top1_difference, p_value and its Holm-adjusted p value, over a family of contrasts."""
-    adjusted = holm([found.interval.p_value for _, found, _ in contrasted])
-    for (row, found, pairs), p_holm in zip(contrasted, adjusted, strict=True):
-        interval = found.interval
+    adjusted = holm([interval.p_value for _, interval, _ in contrasted])
+    for (row, interval, pairs), p_holm in zip(contrasted, adjusted, strict=True):
         ids = run_ids([first for first, _ in pairs] + [second for _, second in pairs])
-        row = row | {"n_seeds": len(pairs), "run_ids": ids}
+        row = row | {"n_seeds": interval.n_seeds, "run_ids": ids}
         yield row | {
             "metric": "top1_difference",
             "unit": "percentage points",
@@ -140,7 +151,7 @@ def _contrast_rows(config: Config, dataset: str, split: str) -> Iterator[Row]:
             teachers=teachers,
         )
         contrasted.append((row | {"setting": seeds}, found, pairs))
-    yield from difference_rows(contrasted)
+    yield from difference_rows([(row, found.interval, pairs) for row, found, pairs in contrasted])
     for row, found, pairs in contrasted:
         for pair, difference, p_value in zip(pairs, found.differences, found.sign_flip_p, strict=True):
             own = setting(views=views(config), seed=pair[1].seed, test="sign flip")
@@ -148,6 +159,48 @@ def _contrast_rows(config: Config, dataset: str, split: str) -> Iterator[Row]:
             metric, unit = "top1_difference", "percentage points"
             yield row | {"metric": metric, "unit": unit, "value": 100 * difference}
             yield row | {"metric": "p_value", "unit": "probability", "value": p_value}
+
+
+def _mean_rows(config: Config, dataset: str, splits: list[str]) -> Iterator[Row]:
+    """Top-1 and top-5 of each arm and the contrasts, as means over the splits."""
+
+    def shown(runs: list[Run], interval: SeedInterval, **parts: str) -> str:
+        teachers = teachers_of(config, runs)
+        return setting(
+            views=views(config), splits="+".join(splits), interval=covers(interval), **parts, teachers=teachers
+        )
+
+    for arm in config.arms:
+        runs = [
+            [Run(dataset, split, config.protocol, arm, seed) for seed in arm_seeds(config, arm)] for split in splits
+        ]
+        all_runs = [run for of_split in runs for run in of_split]
+        for metric, interval in mean_over_splits(runs).items():
+            yield {
+                "model": model_of(config, arm),
+                "arm": arm,
+                "setting": shown(all_runs, interval),
+                "n_seeds": interval.n_seeds,
+                "run_ids": run_ids(all_runs),
+                "metric": metric,
+                "unit": "percent",
+                "value": 100 * interval.estimate,
+                "ci_low": 100 * max(0.0, interval.low),
+                "ci_high": 100 * min(1.0, interval.high),
+            }
+    contrasted = []
+    for arm, baseline in contrasts(config):
+        pairs = [paired_runs(config, dataset, split, arm, baseline) for split in splits]
+        if all(pairs):
+            joined = [pair for of_split in pairs for pair in of_split]
+            interval = contrast_over_splits(pairs)
+            row = {
+                "arm": f"{arm} - {baseline}",
+                "model": pair_model(config, arm, baseline),
+                "setting": shown([run for pair in joined for run in pair], interval, paired="seed", test="t"),
+            }
+            contrasted.append((row, interval, joined))
+    yield from difference_rows(contrasted)
 
 
 def _given(record: dict[str, Any]) -> bool:

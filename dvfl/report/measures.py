@@ -18,6 +18,7 @@ from dvfl.evaluate.statistics import (
     paired_seed_interval,
     seed_interval,
     sign_flip_test,
+    split_mean_interval,
 )
 from dvfl.plan import Run
 from dvfl.report.results import ReportError, groups_of, read_predictions, read_scores
@@ -100,6 +101,23 @@ def contrast(pairs: list[tuple[Run, Run]]) -> Contrast:
         [flip.difference for flip in flips],
         [flip.p_value for flip in flips],
     )
+
+
+def mean_over_splits(runs: list[list[Run]]) -> dict[str, SeedInterval]:
+    """Top-1 and top-5 of an arm as means over splits; one list of runs a split, the same seeds in each."""
+    tested = [read_tested(of_split) for of_split in runs]
+    groups = [each.groups for each in tested]
+    return {
+        "top1": split_mean_interval([each.correct() for each in tested], groups),
+        "top5": split_mean_interval([each.among_five() for each in tested], groups),
+    }
+
+
+def contrast_over_splits(pairs: list[list[tuple[Run, Run]]]) -> SeedInterval:
+    """First minus second, as a mean over splits; one list of pairs a split."""
+    tested = [read_tested([run for pair in of_split for run in pair]) for of_split in pairs]
+    differences = [each.correct()[0::2] - each.correct()[1::2] for each in tested]
+    return split_mean_interval(differences, [each.groups for each in tested])
 
 
 def covers(interval: SeedInterval) -> str:

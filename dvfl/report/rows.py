@@ -13,7 +13,7 @@
     subset, status       of clips that are counted or tested on
     definition           what exactly is counted, in `audit`
     study, trial, against, chosen        of ablations
-    shown       what was done to the test clips, in `checks`
+    splits      the splits that `split=mean` is the mean over
     shown       how the test clips of a check were changed
     input, classes, batch, precision, device, threads, machine        of profiles
 

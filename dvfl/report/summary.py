@@ -11,6 +11,7 @@ from rich.text import Text
 
 from dvfl.config import Config
 from dvfl.plan import Run, final_runs, trial_runs
+from dvfl.report.accuracy import shown_splits
 from dvfl.report.contrasts import main_arms
 from dvfl.report.inputs import FIGURES, TABLES
 from dvfl.report.results import read_record
@@ -24,7 +25,7 @@ def summary(config: Config, tables: Mapping[str, pd.DataFrame], commit: str | No
     """A rich renderable. `tables` needs accuracy and efficiency; `commit` is the current one."""
     parts: list[RenderableType] = []
     for dataset in config.datasets:
-        for split in config.dataset_definitions[dataset].splits:
+        for split in shown_splits(config, dataset):
             accuracy = select(tables["accuracy"], dataset=dataset, split=split)
             parts.append(_table(config, f"{dataset}, {split}", accuracy, tables["efficiency"]))
             parts.append(Text(gain_sentence(config, accuracy)))

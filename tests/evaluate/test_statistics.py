@@ -17,6 +17,7 @@ from dvfl.evaluate.statistics import (
     paired_seed_interval,
     seed_interval,
     sign_flip_test,
+    split_mean_interval,
 )
 
 
@@ -464,3 +465,26 @@ HALF = [[0.5, 0.5], [0.5, 0.5]]
 def test_wrong_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_mean_over_splits_is_the_mean_of_their_means():
+    rng = np.random.default_rng(0)
+    large, small = rng.random((3, 90)), rng.random((3, 30))
+    found = split_mean_interval([large, small], [np.arange(90), np.arange(90, 120)])
+    assert found.estimate == pytest.approx((large.mean() + small.mean()) / 2)
+    assert found.n_seeds == 3 and found.n_groups == 120
+
+
+def test_a_split_twice_is_no_more_certain_than_once():
+    """The same groups in both splits: no new clips, so no narrower interval."""
+    values, groups = np.random.default_rng(1).integers(0, 2, (3, 60)), np.repeat(np.arange(20), 3)
+    once = seed_interval(values, groups)
+    twice = split_mean_interval([values, values], [groups, groups])
+    other = split_mean_interval([values, values], [groups, groups + 20])
+    assert (twice.low, twice.high) == pytest.approx((once.low, once.high))
+    assert other.se_groups == pytest.approx(once.se_groups / 2**0.5, rel=0.05)
+
+
+def test_splits_with_other_numbers_of_seeds_are_refused():
+    with pytest.raises(ValueError, match="3, 2 seeds"):
+        split_mean_interval([np.ones((3, 4)), np.ones((2, 4))], [range(4), range(4)])

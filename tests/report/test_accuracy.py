@@ -8,7 +8,7 @@ import pytest
 
 from dvfl.config import merge
 from dvfl.plan import Run
-from dvfl.report.accuracy import build_accuracy
+from dvfl.report.accuracy import MEAN, build_accuracy
 from dvfl.report.contrasts import contrasts, main_arms
 from dvfl.report.results import ReportError, read_record
 from dvfl.report.rows import COLUMNS, select
@@ -153,3 +153,29 @@ def test_given_weights_have_no_training_clips(tree, make_config):
     rows = select(table, **MOTIONS, arm="teacher")
     assert set(rows["setting"]) == {"views=1x1; weights=given; interval=groups"}
     assert "training_clips" not in set(rows["metric"])
+
+
+@pytest.fixture
+def two_splits(tree, make_config):
+    folds = {"kind": "folder", "root": "/data/other", "splits": ["fold1of2", "fold2of2"]}
+    return build_accuracy(tree(make_config(datasets=["other_set"], dataset_definitions={"other_set": folds})))
+
+
+def test_several_splits_have_a_mean_row_that_weighs_them_alike(two_splits):
+    rows = select(two_splits, arm="student", metric="top1").set_index("split")
+    assert list(rows.index) == ["fold1of2", "fold2of2", MEAN]
+    assert rows["value"][MEAN] == pytest.approx(rows["value"].drop(MEAN).mean(), rel=1e-5)
+    assert rows["ci_low"][MEAN] < rows["value"][MEAN] < rows["ci_high"][MEAN]
+    assert len(rows["run_ids"][MEAN].split(";")) == 6  # three seeds on each of two splits
+
+
+def test_several_splits_have_a_mean_gain_paired_by_seed(two_splits):
+    rows = select(two_splits, arm="distilled - student", metric="top1_difference")
+    by_split = rows[rows["setting"].str.contains("test=t")].set_index("split")["value"]
+    assert by_split[MEAN] == pytest.approx(by_split.drop(MEAN).mean(), rel=1e-5)
+    p_values = select(two_splits, arm="distilled - student", split=MEAN, metric="p_value")
+    assert len(p_values) == 1 and 0 <= p_values["value"].iloc[0] <= 1
+
+
+def test_one_split_has_no_mean(tables):
+    assert MEAN not in set(tables["accuracy"]["split"])

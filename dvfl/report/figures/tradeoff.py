@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from dvfl.config import Config
 from dvfl.report import style
+from dvfl.report.accuracy import shown_splits
 from dvfl.report.inputs import TABLES
 from dvfl.report.rows import select
 from dvfl.report.tables import read_table
@@ -24,11 +25,14 @@ _APART = 1.06  # arms of one model stand side by side, this factor apart
 
 
 def data(config: Config) -> pd.DataFrame:
-    """dataset, split, arm, model, top1, ci_low, ci_high (percent), params (million), gmacs,
-    latency_ms; one row per arm. Models are the run's own, at the run's own input size."""
+    """dataset, split, arm, model, top1, ci_low, ci_high (percent), params (million), gmacs, latency_ms.
+
+    One row per arm; where a data set has several splits, their mean. Models are the run's own, at its own input size.
+    """
     accuracy = select(read_table(TABLES / "accuracy.csv"), metric="top1")
     efficiency = read_table(TABLES / "efficiency.csv")
-    shown = accuracy[["dataset", "split", "arm", "model", "value", "ci_low", "ci_high"]]
+    summed_up = [split in shown_splits(config, dataset) for dataset, split in accuracy[["dataset", "split"]].to_numpy()]
+    shown = accuracy.loc[summed_up, ["dataset", "split", "arm", "model", "value", "ci_low", "ci_high"]]
     shown = shown.rename(columns={"value": "top1"}).reset_index(drop=True)
     for metric in _LABELS:
         of_model = select(efficiency, metric=metric).drop_duplicates("model")
