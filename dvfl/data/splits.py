@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from dvfl.randomness import derive_seed
 
 SUBSETS = ("train", "validation", "test")
 ATTEMPTS = 5  # seeds to try for each number of folds
+MOST_FOLDS = 20
 
 
 def make_split(index: pd.DataFrame, definition: DatasetDefinition, name: str) -> pd.DataFrame:
@@ -238,11 +240,14 @@ def _hold_out(
 
 
 def _folds(rows: pd.DataFrame, fraction: float, seed: tuple[str | int, ...]) -> Iterator[list[np.ndarray]]:
-    """Masks of the folds, for one number of folds and seed after the other."""
-    most = min(round(1 / fraction), rows["group"].nunique(), rows.groupby("label").size().max())
+    """Masks of about the fraction (2/5: 2 of 5 folds together), for one number of folds and seed after the other."""
+    wanted = Fraction(fraction).limit_denominator(MOST_FOLDS).denominator
+    most = min(wanted, rows["group"].nunique(), rows.groupby("label").size().max())
     for count in range(most, 1, -1):
+        together = max(1, round(fraction * count))
         for attempt in range(ATTEMPTS):
-            yield _draw_folds(rows, count, (*seed, count, attempt))
+            folds = _draw_folds(rows, count, (*seed, count, attempt))
+            yield [np.any([folds[(first + k) % count] for k in range(together)], axis=0) for first in range(count)]
 
 
 def _draw_folds(rows: pd.DataFrame, count: int, seed: tuple[str | int, ...]) -> list[np.ndarray]:

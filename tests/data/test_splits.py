@@ -63,7 +63,7 @@ def test_the_share_is_what_was_asked():
     for test, validation in ((0.25, 0.2), (0.1, 0.1), (0.4, 0.3)):
         split = make_split(index, define(test_fraction=test, validation_fraction=validation), "split1")
         share = split["subset"].value_counts(normalize=True)
-        assert abs(share["test"] - test) < 0.11
+        assert abs(share["test"] - test) < 0.05
         assert abs(share["validation"] / (1 - share["test"]) - validation) < 0.06
 
 
