@@ -9,6 +9,7 @@ from dvfl.config.loading import (
     DEFAULT_CONFIG,
     PROJECT,
     REGISTRY,
+    WEIGHTS,
     check_config,
     digest,
     flatten,
@@ -21,11 +22,13 @@ from dvfl.config.measuring import AuditConfig, EvaluateConfig, StudyConfig, Trac
 from dvfl.config.schema import Config
 from dvfl.config.section import ConfigError, Section
 from dvfl.config.training import DistillConfig, InputConfig, NetworkConfig, TrainConfig
+from dvfl.config.weights import WeightsDefinition
 
 __all__ = [
     "DEFAULT_CONFIG",
     "PROJECT",
     "REGISTRY",
+    "WEIGHTS",
     "ArchiveConfig",
     "AuditConfig",
     "ChecksumConfig",
@@ -42,6 +45,7 @@ __all__ = [
     "StudyConfig",
     "TrackingConfig",
     "TrainConfig",
+    "WeightsDefinition",
     "check_config",
     "digest",
     "flatten",

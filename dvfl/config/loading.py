@@ -20,6 +20,7 @@ from dvfl.config.training import TrainConfig
 PROJECT = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = PROJECT / "config/config.yaml"
 REGISTRY = PROJECT / "config/datasets.yaml"
+WEIGHTS = PROJECT / "config/weights.yaml"
 
 
 def load_config(*files: str | Path, values: Mapping[str, Any] | None = None, registry: str | Path = REGISTRY) -> Config:
@@ -34,9 +35,10 @@ def load_config(*files: str | Path, values: Mapping[str, Any] | None = None, reg
 
 
 def check_config(raw: Mapping[str, Any], registry: str | Path = REGISTRY) -> Config:
-    """The checked config of plain values; data sets of the registry file are known."""
+    """The checked config of plain values; data sets of the registry file are known, and weights of config/weights.yaml."""
     raw = _without_removed(deepcopy(dict(raw)))
     raw["dataset_definitions"] = merge(read_yaml(registry), raw.get("dataset_definitions") or {})
+    raw["weights_definitions"] = merge(read_yaml(WEIGHTS), raw.get("weights_definitions") or {})
     root = raw.get("root")
     if root is not None:
         folders = [
@@ -58,6 +60,7 @@ def check_config(raw: Mapping[str, Any], registry: str | Path = REGISTRY) -> Con
 # Mappings whose entries have names of the user's choice, or stand over a default's: null drops an entry there.
 DROPPABLE = {
     ("dataset_definitions",),
+    ("weights_definitions",),
     ("arms",),
     ("ablation", "studies"),
     *((role, mapping) for role in ("teacher", "student") for mapping in ("train", "model_overrides")),

@@ -11,12 +11,16 @@ from dvfl.config.datasets import DatasetDefinition, FetchConfig
 from dvfl.config.measuring import AblationConfig, AuditConfig, EvaluateConfig, ProfileConfig, TrackingConfig
 from dvfl.config.section import Name, Section, nearest
 from dvfl.config.training import ArmConfig, DistillConfig, InputConfig, NetworkConfig, TrainConfig
+from dvfl.config.weights import WeightsDefinition
 
 
 class Config(Section):
     datasets: list[Name] = Field(["motions"], min_length=1, description="Data sets to run.")
     dataset_definitions: dict[Name, DatasetDefinition] = Field(
         description="Data sets by name; those of config/datasets.yaml are known already."
+    )
+    weights_definitions: dict[Name, WeightsDefinition] = Field(
+        {}, description="Weights to fetch, by name; those of config/weights.yaml are known already."
     )
     root: Path | None = Field(
         None, description="Short for dataset_definitions.<name>.root of the one folder data set that is run."
@@ -75,6 +79,23 @@ class Config(Section):
                 raise ValueError(f"chosen_by: {study!r} is not a study{nearest(study, self.ablation.studies)}")
             if self.ablation.studies[study].evaluate_on != "validation":
                 raise ValueError(f"chosen_by: study {study!r} is evaluated on test; test chooses nothing")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_known(self) -> Config:
+        for role, network in (("teacher", self.teacher), ("student", self.student)):
+            for key in ("weights", "start_from"):
+                value = getattr(network, key)
+                a_path = value is None or "/" in value or "." in value
+                if not a_path and value not in self.weights_definitions:
+                    raise ValueError(
+                        f"{role}.{key}: {value!r} is no name in weights_definitions"
+                        f"{nearest(value, self.weights_definitions)} A path needs a slash or an ending"
+                    )
+        files = [definition.file for definition in self.weights_definitions.values()]
+        for name, definition in self.weights_definitions.items():
+            if files.count(definition.file) > 1:
+                raise ValueError(f"weights_definitions.{name}.file: {definition.file!r} is that of another entry, too")
         return self
 
     @property

@@ -89,7 +89,16 @@ class NetworkConfig(Section):
 
     model: str = Field(description="Name of a registered model.")
     model_overrides: dict[str, Any] = Field({}, description="Constructor arguments of the model to change.")
-    weights: str | None = Field(None, description="Path of weights that replace the training.")
+    weights: str | None = Field(
+        None,
+        description="Path of weights that replace the training, or their name in weights_definitions; every one must "
+        "fit.",
+    )
+    start_from: str | None = Field(
+        None,
+        description="Path of weights that training starts from, or their name in weights_definitions; what does not "
+        "fit starts as it is drawn, and is told. Without effect where `weights` are given [ImageNet FocalNets].",
+    )
     clips_per_class: Count | None = Field(
         None, description="Labelled clips of each class to train on, whole groups first; None: all."
     )

@@ -64,31 +64,40 @@ def load_network(path: str | Path) -> tuple[nn.Module, NetworkDescription]:
 def load_into(model: nn.Module, path: str | Path) -> None:
     """Weights of a file into a model of the same architecture; WeightsError names what does not fit."""
     path = Path(path)
-    _describe(path, required=False)
+    read_description(path)
     tensors = load_file(path)
     expected = model.state_dict()
     missing = sorted(expected.keys() - tensors.keys())
     unknown = sorted(tensors.keys() - expected.keys())
     other = [key for key in expected.keys() & tensors.keys() if expected[key].shape != tensors[key].shape]
     if missing or unknown or other:
-        parts = [
-            f"{len(keys)} {what} (for example {keys[0]})"
-            for keys, what in (
-                (missing, "weights missing"),
-                (unknown, "weights that the model does not have"),
-                (sorted(other), "weights of another shape"),
-            )
-            if keys
-        ]
         raise WeightsError(
-            f"{path}: does not fit {type(model).__name__}: {'; '.join(parts)}; "
+            f"{path}: does not fit {type(model).__name__}: {misfit(missing, unknown, sorted(other))}; "
             f"use weights of the same model, width and number of classes"
         )
     with torch.no_grad():
         model.load_state_dict(tensors)
 
 
-def _describe(path: Path, required: bool = True) -> NetworkDescription | None:
+def misfit(missing: list[str], unknown: list[str], other_shape: list[str]) -> str:
+    """What of a file does not fit a model, in words."""
+    parts = (
+        (missing, "weights missing"),
+        (unknown, "weights that the model does not have"),
+        (other_shape, "weights of another shape"),
+    )
+    return "; ".join(f"{len(keys)} {what} (for example {keys[0]})" for keys, what in parts if keys)
+
+
+def _describe(path: Path) -> NetworkDescription:
+    description = read_description(path)
+    if description is None:
+        raise WeightsError(f"{path}: does not say which network it belongs to; was it written by dvfl?")
+    return description
+
+
+def read_description(path: Path) -> NetworkDescription | None:
+    """What a safetensors file says of its network; None where another program wrote it. Raises WeightsError."""
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file")
     try:
@@ -96,8 +105,4 @@ def _describe(path: Path, required: bool = True) -> NetworkDescription | None:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: is not a complete safetensors file ({error}); make or fetch it again") from error
-    if "dvfl" not in metadata:
-        if required:
-            raise WeightsError(f"{path}: does not say which network it belongs to; was it written by dvfl?")
-        return None
-    return NetworkDescription(**json.loads(metadata["dvfl"]))
+    return NetworkDescription(**json.loads(metadata["dvfl"])) if "dvfl" in metadata else None
