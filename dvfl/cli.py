@@ -146,6 +146,18 @@ def fetch(config: Config, dataset: str, shard: int | None, workers: int, out: Pa
         write_json(out, got)
 
 
+@cli.command("fetch-weights")
+@with_config
+@click.argument("name")
+def fetch_weights(config: Config, name: str) -> None:
+    """Fetch and verify weights to start from, by their name in weights_definitions."""
+    from dvfl.data.weights import fetch_weights as fetch_named
+
+    if name not in config.weights_definitions:
+        raise click.BadParameter(f"{name!r} is not among weights_definitions: {', '.join(config.weights_definitions)}")
+    say(f"{name}: {fetch_named(config, name)}")
+
+
 @cli.command()
 @with_config
 @click.argument("dataset")

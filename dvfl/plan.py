@@ -29,6 +29,7 @@ from dvfl.config import (
 )
 
 RESULTS = Path("results")
+WEIGHTS = Path("resources/weights")
 Stage = Literal["final", "selection"]
 
 
@@ -80,10 +81,12 @@ class RunSettings(Section):
 
     @property
     def digest(self) -> str:
+        # What a key that is newer than a run does where it is not set is what the run did.
+        unset = set() if self.network.start_from else {"start_from"}
         # Where it runs, how many processes decode and how often validation is looked at do not change what comes out;
         # whether validation is trained on is said by the subsets.
         unused = {"workers", "device", "validate_every", "include_validation"}
-        return digest([self.model_dump(mode="json", exclude={"train": unused}), self.subsets])
+        return digest([self.model_dump(mode="json", exclude={"train": unused, "network": unset}), self.subsets])
 
     @property
     def subsets(self) -> list[str]:
@@ -219,6 +222,8 @@ def run_settings(config: Config, run: Run, chosen: Mapping[str, Any] | None = No
     """The values that decide what the run computes; those that a study `chosen` are known once it has run."""
     own = run_config(config, run, chosen)
     arm = config.arms[run.arm]
+    network = getattr(own, arm.network)
+    unused: dict[str, Any] = {"train": {}} | ({"start_from": None} if network.weights else {})
     definition = own.dataset_definitions[run.dataset]
     return RunSettings(
         dataset=run.dataset,
@@ -227,7 +232,7 @@ def run_settings(config: Config, run: Run, chosen: Mapping[str, Any] | None = No
         seed=run.seed,
         split_seed=definition.split_seed,
         allow_flip=definition.horizontal_flip,
-        network=getattr(own, arm.network).model_copy(update={"train": {}}),
+        network=network.model_copy(update=unused),
         input=own.input,
         train=network_train(own, arm.network),
         distill=own.distill if arm.distil_from and own.distill.alpha > 0 else None,
@@ -303,6 +308,12 @@ def audit_path(dataset: str, split: str) -> Path:
 def leaks_path(dataset: str, split: str) -> Path:
     """The test clips that leak, each with a clip of train that it is found by."""
     return audit_path(dataset, split).with_name(f"{split}.leaks.csv")
+
+
+def weights_path(config: Config, weights: str) -> Path:
+    """Where weights lie that the config gives by name or by path."""
+    named = config.weights_definitions.get(weights)
+    return Path(weights) if named is None else WEIGHTS / named.file
 
 
 def study_directory(dataset: str, study: str) -> Path:

@@ -105,14 +105,20 @@ def training(config: Config, run: Run) -> dict[str, Any]:
         "split": plan.split_path(run.dataset, run.split),
     }
     teacher, choices = plan.teacher_of(config, run), plan.choices_of(config, run)
-    weights = plan.run_settings(config, run).network.weights
+    network = plan.run_settings(config, run).network
     if teacher is not None:
         files["teacher"] = teacher.directory / "weights.safetensors"
     if choices:
         files["choices"] = choices
-    if weights is not None:
-        files["weights"] = weights
+    for key in ("weights", "start_from"):
+        if (given := getattr(network, key)) is not None:
+            files[key] = plan.weights_path(config, given)
     return files
+
+
+def definition_of_weights(config: Config, name: str) -> str:
+    """Digest of what decides which file it is."""
+    return digest(config.weights_definitions[name].model_dump(mode="json", include={"size", "checksum"}))
 
 
 def scores(config: Config, dataset: str, study: str) -> list[Path]:

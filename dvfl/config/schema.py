@@ -89,8 +89,8 @@ class Config(Section):
                 a_path = value is None or "/" in value or "." in value
                 if not a_path and value not in self.weights_definitions:
                     raise ValueError(
-                        f"{role}.{key}: {value!r} is no name in weights_definitions"
-                        f"{nearest(value, self.weights_definitions)} A path needs a slash or an ending"
+                        f"{role}.{key}: {value!r} is neither a path (with a slash or an ending) nor a name in "
+                        f"weights_definitions{nearest(value, self.weights_definitions)}"
                     )
         files = [definition.file for definition in self.weights_definitions.values()]
         for name, definition in self.weights_definitions.items():

@@ -19,11 +19,13 @@ from dvfl.data.clips import ClipDataset, iterate_training
 from dvfl.data.index import clips_root, read_index
 from dvfl.data.splits import few_clips, read_split
 from dvfl.data.transforms import normalise
+from dvfl.data.weights import weights_sha256
 from dvfl.distill.targets import CachedTargets, OnlineTargets, check_teacher
 from dvfl.distill.task import DistillationTask, SupervisedTask, frozen
 from dvfl.evaluate.predict import predict_dataset
 from dvfl.files import atomic, read_json, required, sha256, write_json
-from dvfl.models.weights import NetworkDescription, WeightsError, load_into, load_network, save_weights
+from dvfl.models.pretrained import LoadReport, load_pretrained
+from dvfl.models.weights import NetworkDescription, WeightsError, load_network, save_weights
 from dvfl.plan import Run, RunSettings
 from dvfl.progress import Progress
 from dvfl.randomness import torch_seeded
@@ -94,17 +96,18 @@ def with_choices(config: Config, run: Run) -> tuple[RunSettings, dict[str, Any]]
 
 
 def input_hashes(config: Config, run: Run) -> dict[str, str | None]:
-    """sha256 of the files that the run reads. Raises MissingInput or WeightsError for one that is not there."""
+    """sha256 of the files that the run reads. Raises MissingInput or DataError for one that is not there."""
     teacher = plan.teacher_of(config, run)
-    weights = plan.run_settings(config, run).network.weights
-    if weights and not Path(weights).is_file():
-        raise WeightsError(f"{weights}: no such weights file; mend the path in the config")
-    return {
+    network = plan.run_settings(config, run).network
+    hashes = {
         "index": sha256(required(plan.index_path(run.dataset))),
         "split": sha256(required(plan.split_path(run.dataset, run.split))),
         "teacher_weights": sha256(required(teacher.directory / "weights.safetensors")) if teacher else None,
-        "weights": sha256(weights) if weights else None,
+        "weights": weights_sha256(config, network.weights) if network.weights else None,
     }
+    if network.start_from:
+        hashes["start_from"] = weights_sha256(config, network.start_from)
+    return hashes
 
 
 def labelled_clips(data: RunData, settings: RunSettings) -> list[str] | None:
@@ -148,8 +151,8 @@ def _train(
     tracker.params(flatten(settings.model_dump(mode="json")))
     tracker.tags({f"sha256.{name}": value for name, value in inputs.items() if value})
     teacher_top1: float | None = None
+    loading = _load_given(config, settings, model, data.classes)
     if settings.network.weights:
-        load_into(model, settings.network.weights)
         history: list[dict[str, Any]] = []
     else:
         model.to(recipe.device)
@@ -191,10 +194,29 @@ def _train(
             "train_clips": len(dataset),
             "train_groups": len(set(dataset.groups)),
             "teacher_top1_on_training_clips": teacher_top1,
+            "loading": loading and loading.as_dict(),
         },
     )
     for name in ("run.json", "history.csv"):
         tracker.artifact(directory / name)
+
+
+def _load_given(config: Config, settings: RunSettings, model: nn.Module, classes: list[str]) -> LoadReport | None:
+    """Loads the weights that replace the training or that it starts from, and says what became of them."""
+    weights, start_from = settings.network.weights, settings.network.start_from
+    given = weights or start_from
+    if given is None:
+        return None
+    named = config.weights_definitions.get(given)
+    report = load_pretrained(
+        model,
+        plan.weights_path(config, given),
+        classes=classes,
+        layout=named and named.layout,
+        complete=weights is not None,
+    )
+    print(report, file=sys.stderr)
+    return report
 
 
 def _distillation(

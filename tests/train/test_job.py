@@ -15,6 +15,7 @@ import torch
 
 from dvfl import plan
 from dvfl.config import ConfigError
+from dvfl.data.errors import DataError
 from dvfl.data.splits import read_split
 from dvfl.distill.targets import TeacherAtChance
 from dvfl.files import MissingInput, OutputError, read_json, sha256, write_json
@@ -140,7 +141,7 @@ def test_given_weights_replace_the_training(taught):
 def test_missing_inputs_are_named_with_what_makes_them(empty_project, made_once):
     with pytest.raises(MissingInput, match=r"snakemake --cores 1 results/data/colours/index\.parquet"):
         empty_project.train("student")
-    with pytest.raises(WeightsError, match=r"none\.safetensors: no such weights file"):
+    with pytest.raises(DataError, match=r"none\.safetensors: no such weights file"):
         empty_project.train("student", {"student": {"weights": "none.safetensors"}})
 
 

@@ -3,6 +3,7 @@
 RUNS = {run.directory.relative_to(plan.RESULTS).as_posix(): run for run in plan.all_runs(CONFIG)}
 OUTSIDE_STUDIES = {name: run for name, run in RUNS.items() if not run.study}
 ON_LABELS = plan.any_of(name for name, run in OUTSIDE_STUDIES.items() if plan.teacher_of(CONFIG, run) is None)
+WEIGHTS = {definition.file: name for name, definition in CONFIG.weights_definitions.items()}
 DISTILLED = plan.any_of(name for name, run in OUTSIDE_STUDIES.items() if plan.teacher_of(CONFIG, run) is not None)
 
 
@@ -23,6 +24,27 @@ rule tracking:
         "Opening the MLflow store before anything runs in parallel"
     shell:
         "dvfl tracking --out {output} 2>&1 | tee {log}"
+
+
+rule fetch_weights:
+    output:
+        "resources/weights/{file}",
+    log:
+        "results/logs/fetch_weights/{file}.log",
+    wildcard_constraints:
+        file=plan.any_of(WEIGHTS),
+    conda:
+        "../../envs/dvfl.yaml"
+    resources:
+        machine_cores=1,
+        mem_mb=1000,
+    params:
+        name=lambda wc: WEIGHTS[wc.file],
+        definition=lambda wc: steps.definition_of_weights(CONFIG, WEIGHTS[wc.file]),
+    message:
+        "Fetching the weights {params.name}"
+    shell:
+        "dvfl fetch-weights {params.name} 2>&1 | tee {log}"
 
 
 rule train:
