@@ -35,7 +35,7 @@ def load_config(*files: str | Path, values: Mapping[str, Any] | None = None, reg
 
 
 def check_config(raw: Mapping[str, Any], registry: str | Path = REGISTRY) -> Config:
-    """The checked config of plain values; data sets of the registry file are known, and weights of config/weights.yaml."""
+    """The checked config of plain values; what the registries of data sets and of weights define is known."""
     raw = _without_removed(deepcopy(dict(raw)))
     raw["dataset_definitions"] = merge(read_yaml(registry), raw.get("dataset_definitions") or {})
     raw["weights_definitions"] = merge(read_yaml(WEIGHTS), raw.get("weights_definitions") or {})

@@ -1,4 +1,4 @@
-"""The models: spatio-temporal focal modulation, VideoFocalNet, weights to start from, and a registry of sizes by name."""
+"""The models: spatio-temporal focal modulation, VideoFocalNet, weights to start from, a registry of sizes by name."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,8 +1,8 @@
 """The names that weights of focal modulation networks bear in others' files, and what we call them.
 
-    focalnet   image FocalNets as their owners released them: our names, and no temporal branch
-    timm       the same in timm: other names, linear maps as 1x1 convolutions, downsampling before a stage, not after
-    video      our names: released Video-FocalNet and DVFL-Net checkpoints, files of dvfl, and models of other families
+focalnet   image FocalNets as their owners released them: our names, and no temporal branch
+timm       the same in timm: other names, linear maps as 1x1 convolutions, downsampling before a stage, not after
+video      our names: released Video-FocalNet and DVFL-Net checkpoints, files of dvfl, and models of other families
 """
 
 from __future__ import annotations

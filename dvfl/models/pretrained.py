@@ -149,7 +149,7 @@ def _check(
 ) -> None:
     """Raises WeightsError where the file does not fit, or too little of it."""
     place = f"{report.file}: "
-    if not report.loaded:
+    if given.keys().isdisjoint(expected):
         raise WeightsError(
             f"{place}nothing of it fits {report.model}: it has {next(iter(given))} and the like, where "
             f"{next(iter(expected))} and the like are wanted; use weights of the same architecture"

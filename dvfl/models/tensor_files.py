@@ -9,6 +9,7 @@ which takes no code of theirs; a file that wants anything *called* is refused.
 from __future__ import annotations
 
 import pickle
+import pickletools
 import re
 import zipfile
 from collections import OrderedDict
@@ -26,8 +27,7 @@ from dvfl.models.weights import NetworkDescription, WeightsError, read_descripti
 WRAPPERS = ("model", "state_dict")  # keys under which checkpoints keep their weights
 PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 
-# Objects that checkpoints hold beside tensors and that older files, whose list of them cannot be read, may hold too.
-CONFIGS = ("yacs.config.CfgNode", "fvcore.common.config.CfgNode", "argparse.Namespace")
+LEGACY_PICKLES = 4  # that a file of torch.save before 1.6 begins with; the last of them is the object
 # Calls that yield plain numbers, such as the best accuracy so far; the numbers are not wanted.
 NUMBERS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
 RUNNING = ("os", "posix", "nt", "sys")  # modules that PyTorch refuses whatever else is allowed
@@ -40,9 +40,10 @@ class TensorFile:
 
 
 def read_tensors(path: str | Path) -> TensorFile:
-    """The tensors of a .safetensors file or of one that torch.save wrote, on the CPU. WeightsError where there are none.
+    """The tensors of a .safetensors file or of one that torch.save wrote, on the CPU.
 
     Of a checkpoint these are its `model` or `state_dict`, without the prefixes that wrappers put before their names.
+    Raises WeightsError where there are none.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -70,7 +71,7 @@ def _bare(name: str) -> str:
 def _read_pickle(path: Path) -> Any:
     zipped = zipfile.is_zipfile(path)
     try:
-        named = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipped else CONFIGS
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipped else _legacy_globals(path)
         for name in named:
             if name.partition(".")[0] in RUNNING:
                 raise _would_run(path, name)
@@ -83,6 +84,14 @@ def _read_pickle(path: Path) -> Any:
         raise
     except Exception as error:  # a file that is cut or of another kind fails in many ways
         raise WeightsError(f"{path}: cannot be read as weights ({_reason(error)}); make or fetch it again") from error
+
+
+def _legacy_globals(path: Path) -> set[str]:
+    """Classes and functions that the pickles name."""
+    with path.open("rb") as file:
+        operations = [each for _ in range(LEGACY_PICKLES) for each in pickletools.genops(file)]
+    names = {argument.replace(" ", ".") for operation, argument, _ in operations if operation.name == "GLOBAL"}
+    return {re.sub(r"^__builtin__\.", "builtins.", name) for name in names}
 
 
 def _would_run(path: Path, name: str) -> WeightsError:
