@@ -80,6 +80,9 @@ def test_every_config_of_the_project_loads(file):
         load_config(DEFAULT_CONFIG, registry=file)
         return
     raw = yaml.safe_load(file.read_text())
+    if file.name == "weights.yaml":
+        assert load_config(DEFAULT_CONFIG).weights_definitions.keys() == raw.keys()
+        return
     own = raw.get("dataset_definitions", {})
     rootless = any(own.get(name, {}).get("kind") == "folder" and "root" not in own[name] for name in raw["datasets"])
     config = load_config(DEFAULT_CONFIG, file, values={"root": "/clips"} if rootless else {})
@@ -394,3 +397,35 @@ def test_digest_ignores_the_order_of_keys_and_nothing_else():
 
 def test_flatten_gives_dotted_keys():
     assert flatten({"a": {"b": {"c": 1}, "d": []}, "e": {}}) == {"a.b.c": 1, "a.d": [], "e": {}}
+
+
+# ------------------------------------------------------------------------------------------------- weights by name
+
+
+def test_weights_are_given_by_path_or_by_a_name_that_is_known():
+    for value in ("focalnet_tiny_srf", "mine.pth", "/weights/mine"):
+        assert load_config(DEFAULT_CONFIG, values={"teacher": {"start_from": value}}).teacher.start_from == value
+    for key in ("start_from", "weights"):
+        with pytest.raises(ConfigError, match=rf"student\.{key}: 'focalnet_tiny'.* did you mean 'focalnet_tiny_srf'"):
+            load_config(DEFAULT_CONFIG, values={"student": {key: "focalnet_tiny"}})
+    arm = {"arms": {"student": {"set": {"student.start_from": "focalnet_huge_srf"}}}}
+    with pytest.raises(ConfigError, match=r"arms\.student\.set: student\.start_from: 'focalnet_huge_srf'"):
+        load_config(DEFAULT_CONFIG, values=arm)
+
+
+def test_a_user_adds_weights_and_no_two_share_a_file():
+    mine = {"file": "mine.pth", "urls": ["https://example.org/mine.pth"], "layout": "video"}
+    mine |= {"licence": "mine", "citation": "me"}
+    config = load_config(DEFAULT_CONFIG, values={"weights_definitions": {"mine": mine}})
+    assert {"mine", "focalnet_tiny_srf"} <= set(config.weights_definitions)
+    mine["file"] = "focalnet_tiny_srf.pth"
+    with pytest.raises(ConfigError, match="that of another entry"):
+        load_config(DEFAULT_CONFIG, values={"weights_definitions": {"mine": mine}})
+
+
+def test_the_paper_starts_from_imagenet_and_its_sizes_from_theirs():
+    config = load_config(DEFAULT_CONFIG, FOLDER / "paper.yaml")
+    assert (config.teacher.start_from, config.student.start_from) == ("focalnet_base_srf", "focalnet_tiny_srf")
+    for size in ("small", "tiny"):
+        own = override(config, config.arms[f"teacher_{size}"].set).teacher
+        assert (own.model, own.start_from) == (f"video_focalnet_{size}", f"focalnet_{size}_srf")

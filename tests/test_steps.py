@@ -71,11 +71,29 @@ def test_a_training_reads_its_clips_its_teacher_its_choice_and_given_weights():
     config = config_of(chosen_by=["sweep"], teacher={"weights": "big.safetensors"})
     data = {"index": plan.index_path("mine"), "split": plan.split_path("mine", "split1")}
     assert steps.training(config, run("student")) == data
-    assert steps.training(config, run("teacher")) == data | {"weights": "big.safetensors"}
+    assert steps.training(config, run("teacher")) == data | {"weights": Path("big.safetensors")}
     assert steps.training(config, run("distilled")) == data | {
         "teacher": Path("results/runs/mine/split1/as_described/teacher/seed0/weights.safetensors"),
         "choices": [Path("results/ablation/mine/sweep/choice.json")],
     }
+
+
+def test_a_training_reads_what_it_starts_from_by_path_or_as_fetched():
+    config = config_of(teacher={"start_from": "focalnet_tiny_srf"}, student={"start_from": "mine.pth"})
+    fetched = Path("resources/weights/focalnet_tiny_srf.pth")
+    assert steps.training(config, run("teacher"))["start_from"] == fetched
+    assert steps.training(config, run("student"))["start_from"] == Path("mine.pth")
+    both = config_of(teacher={"start_from": "focalnet_tiny_srf", "weights": "big.pth"})
+    assert "start_from" not in steps.training(both, run("teacher"))
+
+
+def test_another_address_does_not_fetch_weights_anew_but_another_checksum_does():
+    def definition(**values):
+        config = config_of(weights_definitions={"focalnet_tiny_srf": values})
+        return steps.definition_of_weights(config, "focalnet_tiny_srf")
+
+    assert definition(urls=["https://example.org/x"]) == definition()
+    assert definition(size=7) != definition()
 
 
 def test_a_choice_reads_the_scores_of_all_trials():

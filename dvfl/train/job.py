@@ -99,15 +99,15 @@ def input_hashes(config: Config, run: Run) -> dict[str, str | None]:
     """sha256 of the files that the run reads. Raises MissingInput or DataError for one that is not there."""
     teacher = plan.teacher_of(config, run)
     network = plan.run_settings(config, run).network
-    hashes = {
+    given = {key: value for key in ("weights", "start_from") if (value := getattr(network, key))}
+    hashes = {key: weights_sha256(config, value) for key, value in given.items()}
+    return {
         "index": sha256(required(plan.index_path(run.dataset))),
         "split": sha256(required(plan.split_path(run.dataset, run.split))),
         "teacher_weights": sha256(required(teacher.directory / "weights.safetensors")) if teacher else None,
-        "weights": weights_sha256(config, network.weights) if network.weights else None,
+        "weights": None,
+        **hashes,
     }
-    if network.start_from:
-        hashes["start_from"] = weights_sha256(config, network.start_from)
-    return hashes
 
 
 def labelled_clips(data: RunData, settings: RunSettings) -> list[str] | None:

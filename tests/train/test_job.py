@@ -12,13 +12,16 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dvfl import plan
-from dvfl.config import ConfigError
+from dvfl.config import ConfigError, digest
 from dvfl.data.errors import DataError
+from dvfl.data.fetch import FetchError
 from dvfl.data.splits import read_split
 from dvfl.distill.targets import TeacherAtChance
 from dvfl.files import MissingInput, OutputError, read_json, sha256, write_json
+from dvfl.models import create_model
 from dvfl.models.weights import NetworkDescription, WeightsError, load_network, save_weights
 from dvfl.train import job
 from dvfl.train.checkpoint import Checkpoint
@@ -133,6 +136,100 @@ def test_given_weights_replace_the_training(taught):
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
     assert len(pd.read_csv(directory / "history.csv")) == 0
     assert read_json(directory / "run.json")["inputs"]["weights"] == sha256(given)
+
+
+def test_a_checkpoint_of_others_replaces_the_training_if_all_of_it_fits(taught):
+    stored = taught.root / RUN / "teacher/seed0/weights.safetensors"
+    given = taught.root / "ckpt_epoch_119.pth"
+    torch.save({"model": {f"module.{name}": value for name, value in load_file(stored).items()}}, given)
+    expected = sha256(stored)
+    directory = taught.train("teacher", {"teacher": {"weights": str(given), "start_from": "focalnet_base_srf"}})
+    assert sha256(directory / "weights.safetensors") == expected
+    about = read_json(directory / "run.json")
+    assert about["loading"]["share"] == 1.0 and "start_from" not in about["inputs"]
+    other = {"weights": str(given), "model_overrides": {"embed_dim": 6, "depths": [1, 1, 2, 1]}}
+    with pytest.raises(WeightsError, match=r"do not fit as they are \(for example layers\.2\.blocks\.1"):
+        taught.train("teacher", {"teacher": other})
+
+
+# ---------------------------------------------------------------------------------------------------- starting weights
+
+
+def image_weights(path: Path, width: int, seed: int = 5) -> dict[str, torch.Tensor]:
+    """An image FocalNet's weights as their owners store them."""
+    torch.manual_seed(seed)
+    model = create_model("video_focalnet_tiny", num_classes=1000, embed_dim=width, depths=[1, 1, 2, 1])
+    state = {name: value for name, value in model.state_dict().items() if "_temporal" not in name}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"model": state}, path)
+    return state
+
+
+def test_training_starts_from_given_weights_and_says_what_became_of_them(project, monkeypatch, capsys):
+    path = project.root / "image.pth"
+    given = image_weights(path, width=4)
+    began: list[dict[str, torch.Tensor]] = []
+    fit = job.fit
+    monkeypatch.setattr(
+        job,
+        "fit",
+        lambda task, *others, **named: (
+            began.append({name: value.clone() for name, value in task.model.state_dict().items()})
+            or fit(task, *others, **named)
+        ),
+    )
+    drawn = outcome(project.train("student"))
+    directory = project.train("student", {"student": {"start_from": str(path)}})
+    without, start = began
+    for name, value in start.items():
+        taken = name in given and not name.startswith("head.")
+        assert torch.equal(value, given[name] if taken else without[name]), name
+    assert outcome(directory)[0] != drawn[0]
+    about = read_json(directory / "run.json")
+    assert about["inputs"]["start_from"] == sha256(path)
+    assert about["settings"]["network"]["start_from"] == str(path)
+    loading = about["loading"]
+    assert loading["layout"] == "focalnet" and loading["adapted"].keys() == {"head.weight", "head.bias"}
+    assert all(name.startswith("layers.2.blocks.1.") for name in loading["ignored"])
+    loaded = f"{len(loading['loaded'])} of {len(start)} weights loaded"
+    assert f"{path} (focalnet layout) into VideoFocalNet: {loaded}" in capsys.readouterr().err
+
+
+def test_other_bytes_to_start_from_train_anew_and_a_run_without_any_keeps_its_key(project):
+    path = project.root / "image.pth"
+    values = {"student": {"start_from": str(path)}}
+    image_weights(path, width=4)
+    one = outcome(project.train("student", values))
+    assert_same(outcome(project.train("student", values)), one)
+    image_weights(path, width=4, seed=6)
+    assert outcome(project.train("student", values))[0] != one[0]
+    config = project.config()
+    assert "start_from" not in job.input_hashes(config, project.run(config))
+    plain = plan.run_settings(config, project.run(config))
+    unused = {"workers", "device", "validate_every", "include_validation"}
+    as_before = plain.model_dump(mode="json", exclude={"train": unused})
+    del as_before["network"]["start_from"]
+    assert plain.digest == digest([as_before, plain.subsets])
+
+
+def test_named_weights_are_those_that_were_fetched(project):
+    values = {"student": {"start_from": "focalnet_tiny_srf"}}
+    with pytest.raises(MissingInput, match=r"snakemake --cores 1 resources/weights/focalnet_tiny_srf\.pth"):
+        project.train("student", values)
+    file = project.root / "resources/weights/focalnet_tiny_srf.pth"
+    image_weights(file, width=4)
+    about = read_json(project.train("student", values) / "run.json")
+    assert about["inputs"]["start_from"] == sha256(file) and about["loading"]["layout"] == "focalnet"
+    image_weights(file, width=4, seed=6)  # the sha256 seen first was recorded
+    with pytest.raises(FetchError, match="not the one seen first"):
+        project.train("student", values)
+
+
+def test_weights_of_another_architecture_stop_the_training(project):
+    image_weights(project.root / "image.pth", width=8)
+    with pytest.raises(WeightsError, match="another shape"):
+        project.train("student", {"student": {"start_from": str(project.root / "image.pth")}})
+    assert checkpoints(project) == [] and not (RUN / "student/seed0/run.json").exists()
 
 
 # ------------------------------------------------------------------------------------------- what is missing or wrong

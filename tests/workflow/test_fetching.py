@@ -37,6 +37,30 @@ def test_the_jobs_of_the_papers_data_sets_are_a_fixed_number_and_need_no_network
     assert (found["arrive"], found["fetch_shard"], found["fetch"], found["index"]) == (1, 16, 5, 5)
 
 
+def test_the_papers_weights_are_fetched_once_each_before_what_starts_from_them(tmp_path):
+    said = snakemake(tmp_path, "-n", "--cores", "2", "--configfile", str(PROJECT / "config/paper.yaml")).stdout
+    assert jobs(said)["fetch_weights"] == 3  # for the four sizes
+    starts = dict(re.findall(r"Training runs/ucf101/split1/as_described/(\w+)/seed0\n.*weights/(\w+)\.pth", said))
+    assert starts == {
+        "teacher": "focalnet_base_srf",
+        "teacher_small": "focalnet_small_srf",
+        "teacher_tiny": "focalnet_tiny_srf",
+        "student": "focalnet_tiny_srf",
+    }
+
+
+def test_weights_are_fetched_by_a_job(tmp_path):
+    with serving() as server:
+        server.files["/microsoft/FocalNet/releases/download/v1.0.0/focalnet_tiny_srf.pth"] = b"weights"
+        file = config_file(tmp_path, fetch={"rewrite": {"https://github.com": server.url()}})
+        wanted = "resources/weights/focalnet_tiny_srf.pth"
+        snakemake(tmp_path, "--cores", "1", "--configfile", str(file), "--", wanted)
+        assert (tmp_path / wanted).read_bytes() == b"weights"
+        assert (tmp_path / f"{wanted}.sha256").exists()
+        said = snakemake(tmp_path, "-n", "--cores", "1", "--configfile", str(file), "--", wanted).stdout
+        assert "Nothing to be done" in said and len(server.asked) == 1
+
+
 def test_own_clips_and_archives_need_no_waiting(tmp_path):
     clips = tmp_path / "clips/a_class"
     clips.mkdir(parents=True)
