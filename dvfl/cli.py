@@ -242,8 +242,10 @@ def audit(config: Config, dataset: str | None, name: str | None, folders: tuple[
 
 
 def definition_of(config: Config, dataset: str) -> Any:
-    if dataset not in config.datasets:
-        raise click.BadParameter(f"{dataset!r} is not among the config's datasets: {', '.join(config.datasets)}")
+    from dvfl.plan import used_datasets
+
+    if dataset not in (used := used_datasets(config)):
+        raise click.BadParameter(f"{dataset!r} is not among the config's datasets: {', '.join(used)}")
     return config.dataset_definitions[dataset]
 
 

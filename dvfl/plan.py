@@ -2,7 +2,8 @@
 
 A run is one training: an arm, on one split of a data set, with one seed. Final runs train on train and validation and
 are tested on test; runs of the selection stage train on train alone, and whatever is chosen is chosen on their
-validation scores. A study's trial is a run with some dotted keys of its own.
+validation scores. A study's trial is a run with some dotted keys of its own. Runs of the pretraining stage give a
+network its starting weights, from another data set.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from dvfl.config import (
 
 RESULTS = Path("results")
 WEIGHTS = Path("resources/weights")
-Stage = Literal["final", "selection"]
+Stage = Literal["final", "selection", "pretraining"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Run:
     def directory(self) -> Path:
         if self.study:
             return RESULTS / f"ablation/{self.dataset}/{self.study}/{self.trial}/{self.arm}/seed{self.seed}"
+        if self.stage == "pretraining":
+            return RESULTS / f"pretraining/{self.dataset}/{self.arm}/seed{self.seed}"
         if self.stage == "selection":
             return RESULTS / f"ablation/{self.dataset}/selection/{self.arm}/seed{self.seed}"
         return RESULTS / f"runs/{self.dataset}/{self.split}/{self.protocol}/{self.arm}/seed{self.seed}"
@@ -82,7 +85,7 @@ class RunSettings(Section):
     @property
     def digest(self) -> str:
         # What a key that is newer than a run does where it is not set is what the run did.
-        unset = set() if self.network.start_from else {"start_from"}
+        unset = {"pretrain"} if self.network.start_from else {"pretrain", "start_from"}
         # Where it runs, how many processes decode and how often validation is looked at do not change what comes out;
         # whether validation is trained on is said by the subsets.
         unused = {"workers", "device", "validate_every", "include_validation"}
@@ -91,12 +94,12 @@ class RunSettings(Section):
     @property
     def subsets(self) -> list[str]:
         """What is trained on."""
-        joined = self.stage == "final" and self.train.include_validation
+        joined = self.stage != "selection" and self.train.include_validation
         return ["train", "validation"] if joined else ["train"]
 
     @property
     def evaluated_on(self) -> str:
-        return "test" if self.stage == "final" else "validation"
+        return "validation" if self.stage == "selection" else "test"
 
 
 # ------------------------------------------------------------------------------------------------ which runs there are
@@ -186,7 +189,7 @@ def any_of(names: Iterable[str]) -> str:
 
 
 def all_runs(config: Config) -> Iterator[Run]:
-    """Final runs, then trials, then the teachers of the selection stage."""
+    """Final runs and trials, each with the teacher and the pretraining that it needs."""
     seen: set[Run] = set()
     trials = (
         run
@@ -195,17 +198,27 @@ def all_runs(config: Config) -> Iterator[Run]:
         for run in trial_runs(config, dataset, study)
     )
     for run in itertools.chain(final_runs(config), trials):
-        for each in (run, teacher_of(config, run)):
+        teacher = teacher_of(config, run)
+        for each in (run, teacher, pretraining_of(config, run), teacher and pretraining_of(config, teacher)):
             if each is not None and each not in seen:
                 seen.add(each)
                 yield each
+
+
+def used_datasets(config: Config) -> list[str]:
+    """The data sets that are run, then those that networks are only pretrained on."""
+    runs = all_runs(config)
+    return list(dict.fromkeys([*config.datasets, *(run.dataset for run in runs)]))
 
 
 # ------------------------------------------------------------------------------------------------ what a run depends on
 
 
 def own_values(config: Config, run: Run) -> dict[str, Any]:
-    """Dotted keys that the run's arm, study and trial set themselves."""
+    """Dotted keys that the run's arm, study and trial, or its pretraining, set themselves."""
+    if run.stage == "pretraining":
+        role = config.arms[run.arm].network
+        return {f"{role}.clips_per_class": None, **getattr(config, role).pretrain.set, f"{role}.pretrain": None}
     values = dict(config.arms[run.arm].set)
     if run.study:
         study = config.ablation.studies[run.study]
@@ -223,7 +236,12 @@ def run_settings(config: Config, run: Run, chosen: Mapping[str, Any] | None = No
     own = run_config(config, run, chosen)
     arm = config.arms[run.arm]
     network = getattr(own, arm.network)
-    unused: dict[str, Any] = {"train": {}} | ({"start_from": None} if network.weights else {})
+    pretraining = pretraining_of(config, run)
+    update: dict[str, Any] = {"train": {}, "pretrain": None}  # what they lead to stands elsewhere
+    if network.weights:
+        update["start_from"] = None
+    elif pretraining is not None:
+        update["start_from"] = (pretraining.directory / "weights.safetensors").as_posix()
     definition = own.dataset_definitions[run.dataset]
     return RunSettings(
         dataset=run.dataset,
@@ -232,11 +250,25 @@ def run_settings(config: Config, run: Run, chosen: Mapping[str, Any] | None = No
         seed=run.seed,
         split_seed=definition.split_seed,
         allow_flip=definition.horizontal_flip,
-        network=network.model_copy(update=unused),
+        network=network.model_copy(update=update),
         input=own.input,
         train=network_train(own, arm.network),
-        distill=own.distill if arm.distil_from and own.distill.alpha > 0 else None,
+        distill=own.distill if arm.distil_from and own.distill.alpha > 0 and run.stage != "pretraining" else None,
     )
+
+
+def pretraining_of(config: Config, run: Run) -> Run | None:
+    """The run on another data set whose weights this one starts from: one for all arms and seeds of a network."""
+    role = config.arms[run.arm].network
+    if getattr(config, role).pretrain is None or run.stage == "pretraining":
+        return None
+    own = getattr(run_config(config, run), role)
+    if own.pretrain is None or own.weights:
+        return None
+    first = next(arm for arm, settings in config.arms.items() if settings.network == role)
+    dataset = own.pretrain.dataset
+    split = config.dataset_definitions[dataset].splits[0]
+    return Run(dataset, split, config.protocol, first, seed=0, stage="pretraining")
 
 
 def teacher_of(config: Config, run: Run) -> Run | None:
@@ -251,6 +283,8 @@ def teacher_of(config: Config, run: Run) -> Run | None:
 
 def choices_of(config: Config, run: Run) -> list[Path]:
     """The choice files that the run takes values from: of the studies before it whose keys it uses and does not set."""
+    if run.stage == "pretraining":
+        return []
     before = config.chosen_by
     if run.study in before:
         before = before[: before.index(run.study)]
@@ -269,8 +303,11 @@ def _uses(config: Config, run: Run, study: str) -> bool:
 
 
 def studies_to_track(config: Config) -> dict[str, list[str]]:
-    """Names of the studies by data set."""
-    return {dataset: list(config.ablation.studies) for dataset in config.datasets}
+    """Names of the studies by data set; those that networks are only pretrained on have none."""
+    return {
+        dataset: list(config.ablation.studies) if dataset in config.datasets else []
+        for dataset in used_datasets(config)
+    }
 
 
 def index_path(dataset: str) -> Path:

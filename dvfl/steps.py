@@ -15,7 +15,7 @@ from dvfl.plan import Run
 
 def check_data(config: Config) -> None:
     """Folders of the user's own, looked at before any work starts. Raises DataError."""
-    for name in config.datasets:
+    for name in plan.used_datasets(config):
         definition = config.dataset_definitions[name]
         archives, root = definition.archives, definition.root
         if archives is not None and not archives.is_dir():

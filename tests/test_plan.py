@@ -334,3 +334,56 @@ def test_only_what_distils_waits_for_a_choice():
     assert plan.choices_of(config, FINAL["student"]) == []
     assert plan.choices_of(config, trial("sweep", "alpha=0.2,temperature=1")) == []  # not its own outcome
     assert plan.choices_of(config, trial("labels", "clips_per_class=4")) == [choice]
+
+
+# ------------------------------------------------------------------------------------------------------- pretraining
+
+PRETRAIN = {"dataset": "motions", "set": {"teacher.train.epochs": 3, "input.frames": 2}}
+
+
+def test_pretraining_is_one_run_on_all_labels_of_another_data_set_for_all_arms_of_a_network():
+    config = config_of(teacher={"pretrain": PRETRAIN, "clips_per_class": 5})
+    first = plan.pretraining_of(config, FINAL["teacher"])
+    assert first == Run("motions", "split1", "as_described", "teacher", 0, "pretraining")
+    assert str(first) == "results/pretraining/motions/teacher/seed0"
+    assert plan.pretraining_of(config, FINAL["teacher_few"]) == first
+    assert plan.pretraining_of(config, FINAL["student"]) is None and plan.pretraining_of(config, first) is None
+    settings = plan.run_settings(config, first)
+    assert (settings.train.epochs, settings.input.frames, settings.network.clips_per_class) == (3, 2, None)
+    assert settings.network.start_from is None and settings.subsets == ["train", "validation"]
+    assert [run for run in plan.all_runs(config) if run.stage == "pretraining"] == [first]
+    assert plan.parse_run(config, "results/pretraining/motions/teacher/seed0") == first
+    assert plan.used_datasets(config) == ["mine", "motions"]
+
+
+def test_a_pretrained_network_starts_from_what_came_out_and_trains_as_it_would_have():
+    config = config_of(teacher={"pretrain": PRETRAIN})
+    own = plan.run_settings(config, FINAL["teacher"])
+    assert own.network.start_from == "results/pretraining/motions/teacher/seed0/weights.safetensors"
+    without = plan.run_settings(config_of(), FINAL["teacher"])
+    assert (own.train, own.input) == (without.train, without.input)
+    assert own.digest != without.digest
+
+
+def test_no_choice_is_made_for_pretraining():
+    config = config_of(teacher={"pretrain": PRETRAIN}, chosen_by=["sweep"])
+    assert plan.choices_of(config, plan.pretraining_of(config, FINAL["teacher"])) == []
+
+
+def test_an_arm_goes_without_pretraining_but_cannot_have_another():
+    teacher = {"pretrain": PRETRAIN}
+    config = config_of(teacher=teacher, arms={"teacher_few": {"set": {"teacher.pretrain": None}}})
+    assert plan.pretraining_of(config, FINAL["teacher_few"]) is None
+    assert plan.pretraining_of(config, FINAL["teacher"]) is not None
+    other = {"teacher_few": {"set": {"teacher.pretrain": {"dataset": "ucf50"}}}}
+    with pytest.raises(ConfigError, match=r"arms\.teacher_few\.set: teacher\.pretrain: null is all"):
+        config_of(teacher=teacher, arms=other)
+
+
+def test_pretraining_is_checked_before_anything_runs():
+    with pytest.raises(
+        ConfigError, match=r"teacher\.pretrain\.dataset: 'motion' is not defined; did you mean 'motions'"
+    ):
+        config_of(teacher={"pretrain": {"dataset": "motion"}})
+    with pytest.raises(ConfigError, match=r"teacher\.pretrain\.set: teacher\.train\.epochs"):
+        config_of(teacher={"pretrain": {"dataset": "motions", "set": {"teacher.train.epochs": 0}}})

@@ -154,9 +154,16 @@ def _check_overrides(config: Config) -> None:
     """Every arm and every trial must itself be a valid config: find out now, not in the middle of the night."""
     for role in ("teacher", "student"):
         network_train(config, role)
+        if (pretrain := getattr(config, role).pretrain) is not None:
+            with _at(f"{role}.pretrain.set"):
+                network_train(override(config, pretrain.set), role)
     for arm, settings in config.arms.items():
         with _at(f"arms.{arm}.set"):
-            network_train(override(config, settings.set), settings.network)
+            own = override(config, settings.set)
+            network_train(own, settings.network)
+            for role in ("teacher", "student"):
+                if getattr(own, role).pretrain not in (None, getattr(config, role).pretrain):
+                    raise ConfigError(f"{role}.pretrain: null is all that an arm can set it to; all arms share it")
     for name, study in config.ablation.studies.items():
         with _at(f"ablation.studies.{name}.set"):
             base = override(config, study.set)

@@ -59,6 +59,12 @@ class Config(Section):
                     f"dataset_definitions.{name}.root is missing: give the folder that holds <class>/<clip>, "
                     f"or add `--config root=FOLDER` to the command"
                 )
+        for role, network in (("teacher", self.teacher), ("student", self.student)):
+            if network.pretrain and network.pretrain.dataset not in self.dataset_definitions:
+                wrong = network.pretrain.dataset
+                raise ValueError(
+                    f"{role}.pretrain.dataset: {wrong!r} is not defined{nearest(wrong, self.dataset_definitions)}"
+                )
         for arm, settings in self.arms.items():
             source = settings.distil_from
             if source is None:

@@ -84,6 +84,13 @@ class TrainConfig(Section):
         return self
 
 
+class PretrainConfig(Section):
+    """A training on another data set that comes before the network's own."""
+
+    dataset: Name = Field(description="Data set, all of whose labelled clips (of its first split) are trained on.")
+    set: dict[str, Any] = Field({}, description="Dotted config keys that differ while pretraining.")
+
+
 class NetworkConfig(Section):
     """One role: the big network or the small one."""
 
@@ -98,6 +105,11 @@ class NetworkConfig(Section):
         None,
         description="Path of weights that training starts from, or their name in weights_definitions; what does not "
         "fit starts as it is drawn, and is told. Without effect where `weights` are given [ImageNet FocalNets].",
+    )
+    pretrain: PretrainConfig | None = Field(
+        None,
+        description="Trains the network on another data set first, once for all arms and seeds, and starts from what "
+        "comes out, all but its head. An arm goes without by setting it to null [Kinetics-400 for the small sets].",
     )
     clips_per_class: Count | None = Field(
         None, description="Labelled clips of each class to train on, whole groups first; None: all."

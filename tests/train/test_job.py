@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -193,6 +194,24 @@ def test_training_starts_from_given_weights_and_says_what_became_of_them(project
     assert all(name.startswith("layers.2.blocks.1.") for name in loading["ignored"])
     loaded = f"{len(loading['loaded'])} of {len(start)} weights loaded"
     assert f"{path} (focalnet layout) into VideoFocalNet: {loaded}" in capsys.readouterr().err
+
+
+def test_a_network_is_pretrained_on_another_data_set_and_goes_on_from_there(project):
+    """The other data set is the same clips by another name: what matters is whose weights are taken over."""
+    project.settings["dataset_definitions"]["others"] = dict(project.settings["dataset_definitions"]["colours"])
+    shutil.copytree("results/data/colours", "results/data/others")
+    config = project.config({"student": {"pretrain": {"dataset": "others", "set": {"student.train.epochs": 4}}}})
+    run = project.run(config)
+    with pytest.raises(MissingInput, match="pretraining/others/student/seed0/weights"):
+        job.train_run(config, run)
+    first = plan.pretraining_of(config, run)
+    job.train_run(config, first)
+    assert len(history(first.directory)) == 4
+    assert read_json(first.directory / "run.json")["stage"] == "pretraining"
+    job.train_run(config, run)
+    about = read_json(run.directory / "run.json")
+    assert about["inputs"]["start_from"] == sha256(first.directory / "weights.safetensors")
+    assert about["loading"]["share"] > 0.9 and len(history(run.directory)) == 2
 
 
 def test_other_bytes_to_start_from_train_anew_and_a_run_without_any_keeps_its_key(project):
