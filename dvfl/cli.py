@@ -125,11 +125,12 @@ def await_(config: Config, dataset: str, hours: float | None, out: Path | None) 
 @with_config
 @click.argument("dataset")
 @click.option("--shard", type=int, default=None, help="Fetch this share of a large data set alone, from 0.")
+@click.option("--released", is_flag=True, help="Fetch the lists alone that split `released` follows.")
 @click.option("--workers", default=1, show_default=True, help="Processes.")
 @click.option("--out", type=click.Path(path_type=Path), help="File to write when all is there.")
-def fetch(config: Config, dataset: str, shard: int | None, workers: int, out: Path | None) -> None:
+def fetch(config: Config, dataset: str, shard: int | None, released: bool, workers: int, out: Path | None) -> None:
     """Get a data set's clips: fetch, verify and extract them; the embedded one is rendered."""
-    from dvfl.data.acquire import acquire
+    from dvfl.data.acquire import acquire, acquire_released
     from dvfl.data.motions import render_motions
     from dvfl.errors import UserError
     from dvfl.files import write_json
@@ -141,7 +142,7 @@ def fetch(config: Config, dataset: str, shard: int | None, workers: int, out: Pa
         render_motions(definition.motions, definition.root, workers)
         got = {"dataset": dataset, "root": str(definition.root)}
     else:
-        got = acquire(config, dataset, shard)
+        got = acquire_released(config, dataset) if released else acquire(config, dataset, shard)
     if out:
         write_json(out, got)
 
@@ -195,6 +196,9 @@ def split(config: Config, dataset: str, name: str) -> None:
     if listed is not None:
         differing = mismatches(clips, listed)
         write_split(differing, plan.mismatch_path(dataset, name))
+        if listed["mislabelled"].any():
+            count = listed["mislabelled"].sum()
+            say(f"  {count} clips have another number in the list than their class; their folder's class is used")
         for problem, count in differing["problem"].value_counts().items():
             say(f"  {count} clips {problem}: named in {plan.mismatch_path(dataset, name)}")
     write_split(frame, plan.split_path(dataset, name))

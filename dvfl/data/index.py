@@ -49,13 +49,13 @@ def clips_root(definition: DatasetDefinition) -> Path:
 def build_index(root: Path, definition: DatasetDefinition, workers: int, kept: Path | None = None) -> pd.DataFrame:
     """Read every clip under root/<class>/ and list it, one row each, sorted by clip_id.
 
-    `root` is the clips' root. Where the official lists alone know the classes (Something-Something-v2, Kinetics), clips
+    `root` is the clips' root. Where a folder's official lists alone know the classes (a copy of Kinetics, say), clips
     lie under root at any depth and those in no list are left out. The whole of each clip is decoded, by `workers`
     processes; the result does not depend on them. With a file `kept`, clips that are unchanged since it was written are
     not read again. A clip that is bad is listed with its status and the reason. Raises DataError where no clip can be
     used at all.
     """
-    classes = listed_classes(definition.lists.official if definition.lists else None)
+    classes = listed_classes(definition.lists_folder("official")) if definition.kind == "folder" else None
     clips = _find_clips(root) if classes is None else _find_listed(root, classes)
     labels = {name: label for label, name in enumerate(sorted(set(clips.values())))}
     if len(labels) < 2:

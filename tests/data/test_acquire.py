@@ -15,9 +15,10 @@ import yaml
 from dvfl.config import Config, check_config, merge
 from dvfl.data import acquire as module
 from dvfl.data import registry
-from dvfl.data.acquire import acquire, await_files
+from dvfl.data.acquire import acquire, acquire_released, await_files
 from dvfl.data.errors import DataError
 from dvfl.data.index import build_index, clips_root
+from dvfl.data.lists import read_lists
 from tests.data import owners
 from tests.data.archives import zip_of
 from tests.data.server import breaks_after, serving
@@ -116,6 +117,20 @@ def test_lists_lie_side_by_side(configure, name):
     everything(config, name)
     names = {file.name for file in (config.dataset_definitions[name].source.folder / "lists").iterdir()}
     assert {"ucf101": "trainlist01.txt", "hmdb51": "run_test_split3.txt", "kinetics400": "val.csv"}[name] in names
+
+
+@pytest.mark.parametrize("name", ["ucf50", "ucf101", "hmdb51"])
+def test_the_authors_lists_come_alone_and_their_labels_are_compared(configure, server, name):
+    server.files |= owners.released(name)
+    config = configure(name)
+    for _ in range(2):
+        assert [each["files"] for each in acquire_released(config, name)["archives"]] == [1, 1, 1]
+    assert len(server.asked) == 3
+    listed = read_lists(config.dataset_definitions[name].lists_folder("released"))["released"]
+    assert listed["subset"].value_counts().to_dict() == {"train": 10, "test": 2}
+    assert listed["mislabelled"].sum() == (12 if name == "hmdb51" else 0)
+    with pytest.raises(DataError, match="kinetics400 has no released lists"):
+        acquire_released(configure("kinetics400"), "kinetics400")
 
 
 def test_shards_share_the_parts(configure, server):

@@ -66,6 +66,24 @@ rule fetch:
         "dvfl fetch {wildcards.dataset} --workers {threads} --out {output} 2>&1 | tee {log}"
 
 
+rule fetch_released:
+    output:
+        "results/data/{dataset}/released.json",
+    log:
+        "results/logs/fetch/{dataset}.released.log",
+    conda:
+        "../../envs/dvfl.yaml"
+    resources:
+        machine_cores=1,
+        mem_mb=500,
+    params:
+        definition=lambda wc: steps.definition_of_released(CONFIG, wc.dataset),
+    message:
+        "Getting the lists of {wildcards.dataset} that its owner has not made"
+    shell:
+        "dvfl fetch {wildcards.dataset} --released --out {output} 2>&1 | tee {log}"
+
+
 rule index:
     input:
         lambda wc: steps.fetched(CONFIG, wc.dataset),
@@ -90,7 +108,8 @@ rule index:
 
 rule split:
     input:
-        "results/data/{dataset}/index.parquet",
+        lambda wc: steps.split_inputs(CONFIG, wc.dataset, wc.split),
+        index="results/data/{dataset}/index.parquet",
     output:
         "results/data/{dataset}/splits/{split}.csv",
     log:
