@@ -162,14 +162,24 @@ def fetch_weights(config: Config, name: str) -> None:
 @cli.command()
 @with_config
 @click.argument("dataset")
+@click.option("--shard", type=int, default=None, help="Read this share of the clips alone, from 0, of index_shards.")
 @click.option("--workers", default=1, show_default=True, help="Processes.")
-def index(config: Config, dataset: str, workers: int) -> None:
-    """Open and measure every clip of a data set: index.parquet."""
+@click.option("--out", type=click.Path(path_type=Path), help="With --shard: file to write when it is read.")
+def index(config: Config, dataset: str, shard: int | None, workers: int, out: Path | None) -> None:
+    """Open and measure every clip of a data set: index.parquet. Clips that are unchanged are not opened again."""
     from dvfl import plan
-    from dvfl.data.index import build_index, clips_root, write_index
+    from dvfl.data.index import build_index, clips_root, index_shard, write_index
+    from dvfl.files import write_json
 
     definition = definition_of(config, dataset)
-    frame = build_index(clips_root(definition), definition, workers, plan.readings_path(dataset))
+    root, kept = clips_root(definition), plan.readings_path(dataset)
+    if shard is not None:
+        count = index_shard(root, definition, shard, workers, kept)
+        say(f"{dataset}, shard {shard} of {definition.index_shards}: {count} clips read")
+        if out:
+            write_json(out, {"dataset": dataset, "shard": shard, "shards": definition.index_shards})
+        return
+    frame = build_index(root, definition, workers, kept)
     write_index(frame, plan.index_path(dataset))
     counts = frame["status"].value_counts()
     say(f"{dataset}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))

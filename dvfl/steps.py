@@ -46,6 +46,13 @@ def fetched(config: Config, dataset: str) -> list[str]:
     return [] if definition.kind == "folder" else [f"results/data/{dataset}/fetched.json"]
 
 
+def index_inputs(config: Config, dataset: str) -> list[str]:
+    """What an index is made from: the clips, and where several jobs share their reading, what these have read."""
+    shards = config.dataset_definitions[dataset].index_shards
+    indexed = [str(plan.indexed_path(dataset, shard)) for shard in range(shards if shards > 1 else 0)]
+    return fetched(config, dataset) + indexed
+
+
 def split_inputs(config: Config, dataset: str, split: str) -> list[str]:
     """What a split is made from, beside the index: published lists.
 

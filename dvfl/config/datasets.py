@@ -80,6 +80,10 @@ class DatasetDefinition(Section):
     horizontal_flip: bool = Field(
         True, description="Whether a mirrored clip keeps its class (not where left and right are classes)."
     )
+    index_shards: Count = Field(
+        1,
+        description="Jobs that share the reading of the clips, side by side on a cluster; another number reads anew.",
+    )
     min_frames: Count = Field(1, description="Clips with fewer frames are listed as too_short and left out.")
     motions: MotionsConfig | None = Field(None, description="How to render the embedded data set (motions).")
     source: SourceConfig | None = Field(None, description="Where the clips come from, and how many (archives).")
