@@ -123,7 +123,8 @@ def definitions(folder: str) -> dict[str, Any]:
         for archive in source["archives"]:
             archive.pop("size", None)
             archive.pop("checksum", None)
-    small["kinetics400"]["source"]["shards"] = 2
+    small["kinetics400"]["source"]["shards"] = small["kinetics400"]["index_shards"] = 2
+    small["ssv2"]["index_shards"] = 1
     return small
 
 

@@ -36,6 +36,7 @@ def test_the_jobs_of_the_papers_data_sets_are_a_fixed_number_and_need_no_network
     file = config_file(tmp_path, datasets=list(NAMES))
     found = jobs(snakemake(tmp_path, "-n", "--cores", "2", "--configfile", str(file)).stdout)
     assert (found["arrive"], found["fetch_shard"], found["fetch"], found["index"]) == (1, 16, 5, 5)
+    assert found["index_shard"] == 8 + 16
 
 
 def test_the_papers_weights_are_fetched_once_each_before_what_starts_from_them(tmp_path):
@@ -121,10 +122,11 @@ def test_one_command_takes_all_to_audited_splits_and_a_training_while_one_waits_
         log = tmp_path / "said.txt"
         with log.open("w") as said, subprocess.Popen(command, stdout=said, stderr=said) as process:
             others = [path for path in targets if "ssv2" not in path.parts]
-            while not all(path.exists() for path in others) and process.poll() is None:
-                time.sleep(0.1)
-            if process.poll() is not None:
-                pytest.fail(log.read_text())
+            while not all(path.exists() for path in others):
+                time.sleep(0.2)
+                if process.poll() is not None or "Error in rule" in log.read_text():
+                    process.terminate()
+                    pytest.fail(log.read_text())
             assert not weights["ssv2"].exists()
             text = log.read_text()
             assert "https://www.qualcomm.com/" in text and "take it out of `datasets`" in text
