@@ -178,6 +178,19 @@ def test_a_rar_with_a_password(attempt, write):
         attempt(write(FILES, encrypted=True), suffix=".rar")
 
 
+@needs_libarchive
+@pytest.mark.parametrize(("write", "unknown", "known"), [(rar_of, 0x99, 0x33), (rar5_of, 7, 3)], ids=["rar", "rar5"])
+def test_a_rar_that_libarchive_cannot_decompress(attempt, tmp_path, write, unknown, known):
+    message = r"libarchive cannot read it .*([Nn]ot |[Uu]n)supported.*or extract the file with unrar .*`root`"
+    with pytest.raises(ArchiveError, match=message):
+        attempt(write(FILES, method=unknown), suffix=".rar")
+    with pytest.raises(
+        ArchiveError, match=r"damaged or not whole .*if a new copy fails as well, extract it with unrar"
+    ):
+        attempt(write(FILES, method=known), suffix=".rar")
+    assert not (tmp_path / "target").exists()
+
+
 def test_a_zip_with_a_password(attempt):
     body = bytearray(zip_of({"a.avi": b"a" * 20}))
     for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
