@@ -23,7 +23,7 @@ YOUTUBE = "abcdefghij{number}"
 def ucf101(video: bytes) -> dict[str, bytes]:
     names = [(name, f"v_{name}_g{group:02d}_c01.avi") for name in CLASSES for group in range(1, 7)]
     test = [f"{name}/{clip}" for name, clip in names if "_g01_" in clip]
-    train = [f"{name}/{clip} 1" for name, clip in names if "_g01_" not in clip]
+    train = [f"{name}/{clip} {1 + CLASSES.index(name)}" for name, clip in names if "_g01_" not in clip]
     lists = {}
     for split in ("01", "02", "03"):
         lists[f"ucfTrainTestlist/trainlist{split}.txt"] = "\r\n".join(train).encode()
@@ -108,6 +108,13 @@ def released(name: str) -> dict[str, bytes]:
     return {f"{folder}/{file}": "\n".join(lines).encode() for file, lines in lists.items()}
 
 
+NAMED = ("split1", "split2", "split3")
+SPLITS = {
+    "ucf101": {name: {"train": 10, "test": 2} for name in (*NAMED, "released")},
+    "ucf50": {"released": {"train": 10, "test": 2}},
+    "hmdb51": {name: {"train": 8, "test": 2} for name in NAMED} | {"released": {"train": 10, "test": 2}},
+    "ssv2": {"split1": {"train": 8, "test": 4}},
+}
 COUNTS = {"ucf101": 12, "ucf50": 12, "hmdb51": 12, "ssv2": 12, "kinetics400": 10}
 
 
@@ -118,7 +125,7 @@ def definitions(folder: str) -> dict[str, Any]:
     for name, definition in small.items():
         source = definition["source"]
         source["folder"] = f"{folder}/{name}"
-        source["expected"] = {"clips": COUNTS[name], "classes": 2}
+        source["expected"] = {"clips": COUNTS[name], "classes": 2, "splits": SPLITS.get(name, {})}
         source["wait_hours"] = 0
         for archive in source["archives"]:
             archive.pop("size", None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -120,14 +122,19 @@ def test_one_command_takes_all_to_audited_splits_and_a_training_while_one_waits_
         targets = [path for name in names for path in (*audits[name], weights[name])]
         command += [str(path.relative_to(tmp_path)) for path in targets]
         log = tmp_path / "said.txt"
-        with log.open("w") as said, subprocess.Popen(command, stdout=said, stderr=said) as process:
-            others = [path for path in targets if "ssv2" not in path.parts]
+        with (
+            log.open("w") as said,
+            subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True) as process,
+        ):
+            others = [
+                tmp_path / f"results/data/{name}/splits/{splits[name][0]}.csv" for name in names if name != "ssv2"
+            ]
             while not all(path.exists() for path in others):
                 time.sleep(0.2)
                 if process.poll() is not None or "Error in rule" in log.read_text():
-                    process.terminate()
+                    os.killpg(process.pid, signal.SIGKILL)  # it would wait for the files to the end
                     pytest.fail(log.read_text())
-            assert not weights["ssv2"].exists()
+            assert not (tmp_path / "results/data/ssv2/arrived.json").exists()
             text = log.read_text()
             assert "https://www.qualcomm.com/" in text and "take it out of `datasets`" in text
             folder = tmp_path / "resources/ssv2/archives"
