@@ -141,7 +141,7 @@ def test_one_command_takes_all_to_audited_splits_and_a_training_while_one_waits_
             folder.mkdir(parents=True)
             for name, content in owners.ssv2(clip).items():
                 (folder / name).write_bytes(content)
-            assert process.wait(timeout=240) == 0, log.read_text()
+            assert process.wait(timeout=600) == 0, log.read_text()
     assert all(path.exists() for path in targets)
     for name in names:
         for path in audits[name]:
