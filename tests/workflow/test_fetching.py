@@ -147,7 +147,8 @@ def test_one_command_takes_all_to_audited_splits_and_a_training_while_one_waits_
         for path in audits[name]:
             found = pd.read_csv(path, keep_default_na=False).query("class_name == ''")
             clips = found[found["metric"] == "clips"].set_index("subset")["value"].astype(int)
-            assert clips.sum() == owners.COUNTS[name] and set(clips.index) == {"train", "validation", "test"}
+            unused = 2 if (name, path.stem) == ("hmdb51", "split1") else 0  # its flag 0
+            assert clips.sum() == owners.COUNTS[name] - unused and set(clips.index) == {"train", "validation", "test"}
             assert {"hours", "clips_missing", "clips_with_same_bytes", "test_leaked_by_source"} <= set(found["metric"])
             assert (found["value"] != "").any() and (found["definition"] != "").all()
             if name == "hmdb51":
