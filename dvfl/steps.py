@@ -47,10 +47,11 @@ def fetched(config: Config, dataset: str) -> list[str]:
 
 
 def index_inputs(config: Config, dataset: str) -> list[str]:
-    """What an index is made from: the clips, and where several jobs share their reading, what these have read."""
-    shards = config.dataset_definitions[dataset].index_shards
-    indexed = [str(plan.indexed_path(dataset, shard)) for shard in range(shards if shards > 1 else 0)]
-    return fetched(config, dataset) + indexed
+    """What an index is made from: the clips, what several jobs have read of them, and lists that may name classes."""
+    definition = config.dataset_definitions[dataset]
+    shards = range(definition.index_shards if definition.index_shards > 1 else 0)
+    lists = split_inputs(config, dataset, "split1") if definition.kind == "folder" else []
+    return fetched(config, dataset) + [str(plan.indexed_path(dataset, shard)) for shard in shards] + lists
 
 
 def split_inputs(config: Config, dataset: str, split: str) -> list[str]:

@@ -67,12 +67,18 @@ def test_only_what_is_rendered_is_fetched():
     assert steps.fetched(config, "motions") == ["results/data/motions/fetched.json"]
 
 
+def test_an_index_waits_for_its_shards():
+    inputs = steps.index_inputs(config_of(), "kinetics400")
+    assert inputs[0] == "results/data/kinetics400/fetched.json"
+    assert inputs[1:] == [f"results/data/kinetics400/indexed/{shard}.json" for shard in range(16)]
+
+
 def test_a_split_reads_the_lists_that_it_follows(tmp_path):
     for name in ("trainlist01.txt", "testlist01.txt", ".hidden"):
         (tmp_path / name).touch()
     own = [str(tmp_path / name) for name in ("testlist01.txt", "trainlist01.txt")]
     config = config_of(dataset_definitions={"mine": {"lists": {"official": str(tmp_path)}}})
-    assert steps.split_inputs(config, "mine", "split1") == own
+    assert steps.split_inputs(config, "mine", "split1") == steps.index_inputs(config, "mine") == own
     assert steps.split_inputs(config, "mine", "fold1of5") == steps.split_inputs(config_of(), "mine", "split1") == []
     # What is fetched with the clips is there before the index; the released lists are fetched for their split alone.
     assert [steps.split_inputs(config, "ucf101", split) for split in ("split1", "released")] == [
