@@ -125,11 +125,12 @@ def await_(config: Config, dataset: str, hours: float | None, out: Path | None) 
 @with_config
 @click.argument("dataset")
 @click.option("--shard", type=int, default=None, help="Fetch this share of a large data set alone, from 0.")
+@click.option("--released", is_flag=True, help="Fetch the lists alone that split `released` follows.")
 @click.option("--workers", default=1, show_default=True, help="Processes.")
 @click.option("--out", type=click.Path(path_type=Path), help="File to write when all is there.")
-def fetch(config: Config, dataset: str, shard: int | None, workers: int, out: Path | None) -> None:
+def fetch(config: Config, dataset: str, shard: int | None, released: bool, workers: int, out: Path | None) -> None:
     """Get a data set's clips: fetch, verify and extract them; the embedded one is rendered."""
-    from dvfl.data.acquire import acquire
+    from dvfl.data.acquire import acquire, acquire_released
     from dvfl.data.motions import render_motions
     from dvfl.errors import UserError
     from dvfl.files import write_json
@@ -141,7 +142,7 @@ def fetch(config: Config, dataset: str, shard: int | None, workers: int, out: Pa
         render_motions(definition.motions, definition.root, workers)
         got = {"dataset": dataset, "root": str(definition.root)}
     else:
-        got = acquire(config, dataset, shard)
+        got = acquire_released(config, dataset) if released else acquire(config, dataset, shard)
     if out:
         write_json(out, got)
 
@@ -161,14 +162,24 @@ def fetch_weights(config: Config, name: str) -> None:
 @cli.command()
 @with_config
 @click.argument("dataset")
+@click.option("--shard", type=int, default=None, help="Read this share of the clips alone, from 0, of index_shards.")
 @click.option("--workers", default=1, show_default=True, help="Processes.")
-def index(config: Config, dataset: str, workers: int) -> None:
-    """Open and measure every clip of a data set: index.parquet."""
+@click.option("--out", type=click.Path(path_type=Path), help="With --shard: file to write when it is read.")
+def index(config: Config, dataset: str, shard: int | None, workers: int, out: Path | None) -> None:
+    """Open and measure every clip of a data set: index.parquet. Clips that are unchanged are not opened again."""
     from dvfl import plan
-    from dvfl.data.index import build_index, clips_root, write_index
+    from dvfl.data.index import build_index, clips_root, index_shard, write_index
+    from dvfl.files import write_json
 
     definition = definition_of(config, dataset)
-    frame = build_index(clips_root(definition), definition, workers, plan.readings_path(dataset))
+    root, kept = clips_root(definition), plan.readings_path(dataset)
+    if shard is not None:
+        count = index_shard(root, definition, shard, workers, kept)
+        say(f"{dataset}, shard {shard} of {definition.index_shards}: {count} clips read")
+        if out:
+            write_json(out, {"dataset": dataset, "shard": shard, "shards": definition.index_shards})
+        return
+    frame = build_index(root, definition, workers, kept)
     write_index(frame, plan.index_path(dataset))
     counts = frame["status"].value_counts()
     say(f"{dataset}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
@@ -195,6 +206,9 @@ def split(config: Config, dataset: str, name: str) -> None:
     if listed is not None:
         differing = mismatches(clips, listed)
         write_split(differing, plan.mismatch_path(dataset, name))
+        if listed["mislabelled"].any():
+            count = listed["mislabelled"].sum()
+            say(f"  {count} clips have another number in the list than their class; their folder's class is used")
         for problem, count in differing["problem"].value_counts().items():
             say(f"  {count} clips {problem}: named in {plan.mismatch_path(dataset, name)}")
     write_split(frame, plan.split_path(dataset, name))

@@ -315,8 +315,13 @@ def index_path(dataset: str) -> Path:
 
 
 def readings_path(dataset: str) -> Path:
-    """What was read of each clip: beside Snakemake's outputs, so that it stays when the index is made anew."""
-    return index_path(dataset).with_name("index.readings.jsonl")
+    """Folder of what was read of each clip: no output of Snakemake's, so that it stays when the index is made anew."""
+    return index_path(dataset).with_name("readings")
+
+
+def indexed_path(dataset: str, shard: int | str) -> Path:
+    """What says that a shard of a data set's clips has been read."""
+    return index_path(dataset).with_name("indexed") / f"{shard}.json"
 
 
 def split_path(dataset: str, split: str) -> Path:

@@ -20,6 +20,13 @@ def check_data(config: Config) -> None:
         archives, root = definition.archives, definition.root
         if archives is not None and not archives.is_dir():
             raise DataError(f"dataset_definitions.{name}.archives: {archives} does not exist or is no folder")
+        for which in ("official", "released"):
+            folder = definition.lists_folder(which)
+            if folder is not None and not definition.fetches_lists(which) and not folder.is_dir():
+                raise DataError(
+                    f"dataset_definitions.{name}.lists.{which}: {folder} does not exist or is no folder; give the "
+                    f"folder that holds the lists"
+                )
         if definition.kind == "motions" or root is None:
             continue
         if not root.is_dir():
@@ -37,6 +44,29 @@ def fetched(config: Config, dataset: str) -> list[str]:
     """What says that the clips are there; nothing for a folder of the user's own."""
     definition = config.dataset_definitions[dataset]
     return [] if definition.kind == "folder" else [f"results/data/{dataset}/fetched.json"]
+
+
+def index_inputs(config: Config, dataset: str) -> list[str]:
+    """What an index is made from: the clips, what several jobs have read of them, and lists that may name classes."""
+    definition = config.dataset_definitions[dataset]
+    shards = range(definition.index_shards if definition.index_shards > 1 else 0)
+    lists = split_inputs(config, dataset, "split1") if definition.kind == "folder" else []
+    return fetched(config, dataset) + [str(plan.indexed_path(dataset, shard)) for shard in shards] + lists
+
+
+def split_inputs(config: Config, dataset: str, split: str) -> list[str]:
+    """What a split is made from, beside the index: published lists.
+
+    Those that are fetched with the clips came before the index.
+    """
+    definition = config.dataset_definitions[dataset]
+    which = definition.lists_of(split)
+    if which is None:
+        return []
+    if definition.fetches_lists(which):
+        return [f"results/data/{dataset}/released.json"] if which == "released" else []
+    folder = definition.lists_folder(which)
+    return sorted(str(file) for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
 
 
 def fetched_before(config: Config, dataset: str) -> list[str]:
@@ -64,12 +94,21 @@ def fetch_threads(config: Config, dataset: str, cores: int) -> int:
 def definition_of_clips(config: Config, dataset: str) -> str:
     """Digest of what decides which clips there are and what the index says of them."""
     definition = config.dataset_definitions[dataset]
-    keys = dict.fromkeys(("kind", "root", "group", "min_frames", "motions"), True) | {"lists": {"official"}}
-    values = _values(definition, keys)
+    keys = dict.fromkeys(("kind", "root", "group", "min_frames", "motions"), True)
+    values = _values(definition, keys | ({"lists": {"official"}} if definition.kind == "folder" else {}))
     if definition.source is not None:
         keys = {"folder", "layout", "archives", "parts", "expected"}
-        values |= definition.source.model_dump(mode="json", include=keys, exclude={"archives": {"__all__": {"urls"}}})
+        source = definition.source.model_dump(mode="json", include=keys, exclude={"archives": {"__all__": {"urls"}}})
+        source["archives"] = [each for each in source["archives"] if each["content"] != "released"]
+        values |= source
     return digest(values)
+
+
+def definition_of_released(config: Config, dataset: str) -> str:
+    """Digest of what decides which lists are fetched for split `released`."""
+    source = config.dataset_definitions[dataset].source
+    archives = [archive for archive in source.archives if archive.content == "released"]
+    return digest([str(source.folder), [archive.model_dump(mode="json", exclude={"urls"}) for archive in archives]])
 
 
 def definition_of_split(config: Config, dataset: str) -> str:
@@ -81,7 +120,7 @@ def definition_of_split(config: Config, dataset: str) -> str:
 def _values(definition: DatasetDefinition, keys: dict[str, Any]) -> dict[str, Any]:
     """Some keys of a definition; lists count where there are any."""
     values = definition.model_dump(mode="json", include=keys)
-    return values if values["lists"] else {key: values[key] for key in values if key != "lists"}
+    return values if values.get("lists") else {key: values[key] for key in values if key != "lists"}
 
 
 def listing(definition: DatasetDefinition) -> str:
@@ -172,7 +211,7 @@ def audit_settings(config: Config, dataset: str) -> str:
     return digest([pictures, definition.model_dump(mode="json", include={"group", "lists"})])
 
 
-TABLES = ("accuracy", "efficiency", "ablation", "checks", "audit", "claims")
+TABLES = ("accuracy", "efficiency", "ablation", "checks", "audit", "audit_classes", "claims")
 FIGURES = (
     "accuracy_vs_params",
     "accuracy_vs_gmacs",

@@ -67,6 +67,38 @@ def test_only_what_is_rendered_is_fetched():
     assert steps.fetched(config, "motions") == ["results/data/motions/fetched.json"]
 
 
+def test_an_index_waits_for_its_shards():
+    inputs = steps.index_inputs(config_of(), "kinetics400")
+    assert inputs[0] == "results/data/kinetics400/fetched.json"
+    assert inputs[1:] == [f"results/data/kinetics400/indexed/{shard}.json" for shard in range(16)]
+
+
+def test_a_split_reads_the_lists_that_it_follows(tmp_path):
+    for name in ("trainlist01.txt", "testlist01.txt", ".hidden"):
+        (tmp_path / name).touch()
+    own = [str(tmp_path / name) for name in ("testlist01.txt", "trainlist01.txt")]
+    config = config_of(dataset_definitions={"mine": {"lists": {"official": str(tmp_path)}}})
+    assert steps.split_inputs(config, "mine", "split1") == steps.index_inputs(config, "mine") == own
+    assert steps.split_inputs(config, "mine", "fold1of5") == steps.split_inputs(config_of(), "mine", "split1") == []
+    # What is fetched with the clips is there before the index; the released lists are fetched for their split alone.
+    assert [steps.split_inputs(config, "ucf101", split) for split in ("split1", "released")] == [
+        [],
+        ["results/data/ucf101/released.json"],
+    ]
+    gone = {"lists": {"released": str(tmp_path / "nowhere")}, "root": str(tmp_path)}
+    with pytest.raises(DataError, match=r"mine\.lists\.released: .*nowhere does not exist"):
+        steps.check_data(config_of(dataset_definitions={"mine": gone}))
+
+
+def test_another_released_list_leaves_the_clips_alone():
+    before = config_of(datasets=["ucf50"])
+    source = before.dataset_definitions["ucf50"].source.model_dump(mode="json")
+    source["archives"][1]["checksum"]["value"] = 64 * "0"
+    after = config_of(datasets=["ucf50"], dataset_definitions={"ucf50": {"source": source}})
+    assert steps.definition_of_clips(before, "ucf50") == steps.definition_of_clips(after, "ucf50")
+    assert steps.definition_of_released(before, "ucf50") != steps.definition_of_released(after, "ucf50")
+
+
 def test_a_training_reads_its_clips_its_teacher_its_choice_and_given_weights():
     config = config_of(chosen_by=["sweep"], teacher={"weights": "big.safetensors"})
     data = {"index": plan.index_path("mine"), "split": plan.split_path("mine", "split1")}

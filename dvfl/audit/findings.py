@@ -62,6 +62,22 @@ def left_out(index: pd.DataFrame, differing: pd.DataFrame | None) -> Iterator[Fi
         yield _finding("clips_unlisted", "clips", problems.get("unlisted", 0), unlisted)
 
 
+def mislabelled(listed: pd.DataFrame) -> Iterator[Finding]:
+    """Clips to which a list gives a number that is not their class's; the class is taken from the folder's name."""
+    wrong = "whose number in the list is not that of their class in the class file beside it"
+    rows = listed[listed["mislabelled"]]
+    yield _finding("clips_mislabelled", "clips", len(rows), f"clips {wrong}; their folder's class is used")
+    yield _finding("classes_mislabelled", "", rows["class_name"].nunique(), f"classes with clips {wrong}")
+
+
+def lacking(index: pd.DataFrame, expected: int) -> Iterator[Finding]:
+    """Clips that the owner's data set has and the index lacks, where no list names them."""
+    definition = (
+        f"clips that the index lacks of the {expected} of the owner's data set; there is no list that names them"
+    )
+    yield _finding("clips_missing", "clips", max(0, expected - len(index)), definition)
+
+
 def leaked_by_source(clips: pd.DataFrame, pattern: str | None) -> tuple[list[Finding], pd.DataFrame]:
     """Test clips whose class and source stand in train."""
     same = "test clips whose class and source are those of a clip in train or validation"

@@ -37,6 +37,10 @@ def audit_split(config: Config, dataset: str, split: str) -> pd.DataFrame:
     listed = published_list(definition, split)
     rows = [*findings.contents(clips)]
     rows += findings.left_out(index, None if listed is None else mismatches(index, listed))
+    if listed is not None:
+        rows += findings.mislabelled(listed)
+    elif definition.source is not None and definition.source.expected.clips is not None:
+        rows += findings.lacking(index, definition.source.expected.clips)
     parts = [findings.leaked_by_source(clips, definition.group), findings.same_bytes(clips)]
     if plan.compares_pictures(config, dataset):
         hashes = pictures.read_fingerprints(required(plan.fingerprints_path(dataset)))
@@ -70,4 +74,4 @@ def _audit_list(listed: pd.DataFrame, pattern: str | None) -> pd.DataFrame:
     clips = listed.rename(columns={"clip": "clip_id"})
     clips["group"] = [source_of(clip, pattern) for clip in clips["clip_id"]]
     leak, _ = findings.leaked_by_source(clips, pattern)
-    return pd.DataFrame([*findings.contents(clips), *leak], columns=findings.COLUMNS)
+    return pd.DataFrame([*findings.contents(clips), *findings.mislabelled(listed), *leak], columns=findings.COLUMNS)

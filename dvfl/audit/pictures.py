@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -33,7 +34,7 @@ WHOLE = 0  # the window that is the whole frame
 BITS = 64  # of which the first, the mean, is always 0
 SHORT_SIDE = 64  # pixels; the cosines see waves of eight and more
 PLAIN = 4.0  # standard deviation of grey levels below which a frame shows nothing to compare
-CELLS = 2**22  # distances in memory at once
+SIDE = 2**11  # clips of either side that are compared at once: what a hash unpacks to is made once for that many
 
 
 def fingerprint(path: str | Path, frames: int) -> np.ndarray:
@@ -71,16 +72,21 @@ def nearest(
     Fingerprints are uint64 (clips, FRAMES, windows); for the distance see `distances`. Where no clip can be compared it
     is infinite, and the position means nothing.
     """
-    found = pd.DataFrame({"distance": np.full(len(one), np.inf, np.float32), "position": np.zeros(len(one), np.int64)})
     sources, _ = pd.factorize(np.concatenate([one_source, other_source]))  # numbers compare faster than names
-    rows = max(1, CELLS // max(1, len(other)))
-    for start in range(0, len(one) if len(other) else 0, rows):
-        block = slice(start, start + rows)
-        distance = distances(one[block], other, cropped)
-        distance[sources[: len(one)][block, None] == sources[len(one) :]] = np.inf
-        position = distance.argmin(axis=1)
-        found.iloc[block] = np.column_stack([distance[np.arange(len(position)), position], position])
-    return found.astype({"distance": "float32", "position": "int64"})
+    best, position = np.full(len(one), np.inf, np.float32), np.zeros(len(one), np.int64)
+    for rows, columns in product(_blocks(len(one)), _blocks(len(other))):
+        distance = distances(one[rows], other[columns], cropped)
+        distance[sources[: len(one)][rows, None] == sources[len(one) :][columns]] = np.inf
+        nearest_here = distance.argmin(axis=1)
+        least = distance[np.arange(len(distance)), nearest_here]
+        closer = least < best[rows]
+        best[rows] = np.where(closer, least, best[rows])
+        position[rows] = np.where(closer, columns.start + nearest_here, position[rows])
+    return pd.DataFrame({"distance": best, "position": position})
+
+
+def _blocks(clips: int) -> list[slice]:
+    return [slice(start, min(start + SIDE, clips)) for start in range(0, clips, SIDE)]
 
 
 def distances(one: np.ndarray, other: np.ndarray, cropped: bool = True) -> np.ndarray:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from dvfl.config.section import Count, Name, Positive, Section
 
@@ -15,15 +15,34 @@ from dvfl.config.section import Count, Name, Positive, Section
 class ListsConfig(Section):
     """Published lists of a data set; a folder's file names tell the format."""
 
-    official: Path | None = Field(
-        None, description="Folder of the owner's lists, which splits split1, split2, … follow; None: these are drawn."
+    official: Literal["fetched"] | Path | None = Field(
+        None,
+        description="Folder of the owner's lists, which splits split1, split2, … follow; fetched: those that come with "
+        "the clips; None: these splits are drawn.",
     )
-    released: Path | None = Field(None, description="Folder of other released lists, which split `released` follows.")
+    released: Literal["fetched"] | Path | None = Field(
+        None,
+        description="Folder of other released lists, which split `released` follows; fetched: those named by `source`.",
+    )
     mismatch: Literal["report", "error"] = Field(
         "report",
         description="What a clip that is listed and not there (or unreadable), or there and not listed, leads to; "
         "report: it is counted, and named in splits/<split>.mismatch.csv.",
     )
+
+
+FETCHED_LISTS = {"official": "lists", "released": "released"}  # an archive's content, and its folder
+
+
+def _each_fold(splits: Any) -> Any:
+    """fold*of5 as fold1of5, …, fold5of5."""
+    if not isinstance(splits, list):
+        return splits
+    named: list[Any] = []
+    for split in splits:
+        folds = re.fullmatch(r"fold\*of(\d+)", str(split))
+        named += [f"fold{number}of{folds[1]}" for number in range(1, int(folds[1]) + 1)] if folds else [split]
+    return named
 
 
 class DatasetDefinition(Section):
@@ -46,11 +65,12 @@ class DatasetDefinition(Section):
         "there is one, names what splits fold<k>of<n> leave out of all classes at once (UCF50: g01 to g25).",
     )
     lists: ListsConfig | None = Field(None, description="Published lists of which clips train and test.")
-    splits: list[Name] = Field(
+    splits: Annotated[list[Name], BeforeValidator(_each_fold)] = Field(
         ["split1"],
         min_length=1,
         description="Names of the splits to run: split<k> (the owner's list, else drawn by group), released, "
-        "fold<k>of<n> (k-fold by group; with as many folds as there are groups, leave one group out).",
+        "fold<k>of<n> (k-fold by group; with as many folds as there are groups, leave one group out), fold*of<n> (all "
+        "of these folds).",
     )
     test_fraction: float = Field(0.25, gt=0.0, le=0.5, description="Share of the clips held out for test (folder).")
     validation_fraction: float = Field(
@@ -59,6 +79,10 @@ class DatasetDefinition(Section):
     split_seed: int = Field(0, ge=0, description="Seed of the splits.")
     horizontal_flip: bool = Field(
         True, description="Whether a mirrored clip keeps its class (not where left and right are classes)."
+    )
+    index_shards: Count = Field(
+        1,
+        description="Jobs that share the reading of the clips, side by side on a cluster; another number reads anew.",
     )
     min_frames: Count = Field(1, description="Clips with fewer frames are listed as too_short and left out.")
     motions: MotionsConfig | None = Field(None, description="How to render the embedded data set (motions).")
@@ -87,7 +111,27 @@ class DatasetDefinition(Section):
             raise ValueError("kind 'archives' needs the key 'source'")
         if self.kind != "archives" and (self.source is not None or self.archives is not None):
             raise ValueError("the keys 'source' and 'archives' belong to kind 'archives' only")
+        contents = {archive.content for archive in self.source.archives} if self.source else set()
+        for which, content in FETCHED_LISTS.items():
+            if self.fetches_lists(which) and self.kind != "motions" and content not in contents:
+                raise ValueError(f"lists.{which}: 'fetched' needs a file with content {content!r} in source.archives")
         return self
+
+    def lists_folder(self, which: Literal["official", "released"]) -> Path | None:
+        """Folder of published lists; None where there are none."""
+        if self.kind == "motions":
+            return self.root / "lists" if which == "official" else None
+        folder = getattr(self.lists, which) if self.lists else None
+        return self.source.folder / FETCHED_LISTS[which] if folder == "fetched" else folder
+
+    def lists_of(self, split: str) -> Literal["official", "released"] | None:
+        """Which published lists a split follows; None where it is drawn."""
+        which = "released" if split == "released" else "official" if re.fullmatch(r"split\d+", split) else None
+        return which if which and self.lists_folder(which) else None
+
+    def fetches_lists(self, which: Literal["official", "released"]) -> bool:
+        """Whether the lists come with the data set, so that nobody has put them there beforehand."""
+        return self.kind == "motions" or (self.lists is not None and getattr(self.lists, which) == "fetched")
 
 
 class MotionsConfig(Section):
@@ -120,7 +164,10 @@ class ArchiveConfig(Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.?-]*$",
         description="Name of the file; with ? for the digits, numbered parts of one archive, joined in their order.",
     )
-    content: Literal["clips", "lists"] = Field(description="clips, or lists: labels and splits.")
+    content: Literal["clips", "lists", "released"] = Field(
+        description="clips; lists: the owner's labels and splits; released: another's lists, fetched for split "
+        "`released` alone."
+    )
     urls: list[str] = Field([], description="Addresses, the owner's first, then mirrors; none: put there by hand.")
     size: Count | None = Field(None, description="Bytes, where known.")
     checksum: ChecksumConfig | None = Field(

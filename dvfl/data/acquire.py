@@ -102,6 +102,14 @@ def acquire(config: Config, name: str, shard: int | None = None) -> dict[str, An
     }
 
 
+def acquire_released(config: Config, name: str) -> dict[str, Any]:
+    """Gets the lists of a data set that another than its owner has released. Raises DataError and OutputError."""
+    wanted = registry.released(config.dataset_definitions[name])
+    if not wanted:
+        raise DataError(f"{name} has no released lists to fetch: give their folder under `lists.released`")
+    return {"dataset": name, "archives": [_get(config, name, archive) for archive in wanted]}
+
+
 def _check_reader(definition: DatasetDefinition, wanted: list[ArchiveConfig]) -> None:
     """Before hours of download, not after."""
     for archive in wanted:
@@ -189,7 +197,7 @@ def _extract(
             shutil.copyfile(files[0], partial)
         count = 1
     else:
-        place = registry.place_list if content == "lists" else registry.clip_places(definition)
+        place = registry.clip_places(definition) if content == "clips" else registry.place_list
         scratch = source.folder / "extracting" / name.replace("?", "0")
         count = extract(files, scratch, target, place, nested)
         if not count:

@@ -196,9 +196,10 @@ _UNREADABLE = (zipfile.BadZipFile, tarfile.TarError, rarfile.Error, gzip.BadGzip
 def _damaged(archive: Sequence[Path], reason: object) -> ArchiveError:
     whole = "a part is missing or damaged" if len(archive) > 1 else "it is damaged or not whole"
     files = f"{archive[0]} … {archive[-1].name}" if len(archive) > 1 else str(archive[0])
-    return ArchiveError(
-        f"{files}: {whole} ({reason}); nothing of it was extracted: remove it and run the same command again"
-    )
+    again = f"{files}: {whole} ({reason}); nothing of it was extracted: remove it and run the same command again"
+    if archive[0].suffix.lower() == ".rar":  # old ways to compress are not known to libarchive, which says the same
+        again += "; if a new copy fails as well, extract it with unrar and give the folder as `root`"
+    return ArchiveError(again)
 
 
 def _zip(path: Path) -> Iterator[Member]:

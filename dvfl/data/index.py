@@ -7,14 +7,17 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 
 from dvfl.config import DatasetDefinition
 from dvfl.data.errors import DataError
 from dvfl.data.lists import VIDEO, listed_classes, match_clips
-from dvfl.data.readings import Reading, read_clips
+from dvfl.data.readings import Reading, read_clips, read_shard
 from dvfl.data.sources import source_of
 from dvfl.files import atomic
 
@@ -33,6 +36,8 @@ COLUMNS = {
     "reason": "str",
 }
 
+ROWS_AT_ONCE = 4096  # as Python objects, of ten times the size of a frame's
+
 log = logging.getLogger(__name__)
 
 
@@ -49,26 +54,37 @@ def clips_root(definition: DatasetDefinition) -> Path:
 def build_index(root: Path, definition: DatasetDefinition, workers: int, kept: Path | None = None) -> pd.DataFrame:
     """Read every clip under root/<class>/ and list it, one row each, sorted by clip_id.
 
-    `root` is the clips' root. Where the official lists alone know the classes (Something-Something-v2, Kinetics), clips
+    `root` is the clips' root. Where a folder's official lists alone know the classes (a copy of Kinetics, say), clips
     lie under root at any depth and those in no list are left out. The whole of each clip is decoded, by `workers`
-    processes; the result does not depend on them. With a file `kept`, clips that are unchanged since it was written are
-    not read again. A clip that is bad is listed with its status and the reason. Raises DataError where no clip can be
-    used at all.
+    processes; the result does not depend on them. With a folder `kept`, clips that are unchanged since it was written
+    are not read again. A clip that is bad is listed with its status and the reason. Raises DataError where no clip can
+    be used at all.
     """
-    classes = listed_classes(definition.lists.official if definition.lists else None)
-    clips = _find_clips(root) if classes is None else _find_listed(root, classes)
+    clips = _find_all(root, definition)
     labels = {name: label for label, name in enumerate(sorted(set(clips.values())))}
     if len(labels) < 2:
         raise DataError(
             f"{root} holds clips of {len(labels)} class ({', '.join(labels)}); recognition needs "
             f"two or more: one folder for each class, named after it"
         )
-    readings = read_clips(root, sorted(clips), workers, kept)
-    rows = pd.DataFrame([_row(reading, definition.group, definition.min_frames) for reading in readings])
-    rows["class_name"] = rows["clip_id"].map(clips)
-    rows["label"] = rows["class_name"].map(labels)
-    _check_usable(rows, root, definition)
-    return rows[list(COLUMNS)].astype(COLUMNS).sort_values("clip_id", ignore_index=True)
+    with TemporaryDirectory() if kept is None else nullcontext(kept) as folder:
+        readings = read_clips(root, sorted(clips), workers, Path(folder), definition.index_shards)
+        parts = []
+        while some := list(islice(readings, ROWS_AT_ONCE)):
+            rows = pd.DataFrame([_row(reading, definition.group, definition.min_frames) for reading in some])
+            rows["class_name"] = rows["clip_id"].map(clips)
+            rows["label"] = rows["class_name"].map(labels)
+            parts.append(rows[list(COLUMNS)].astype(COLUMNS))
+    index = pd.concat(parts, ignore_index=True)
+    _check_usable(index, root, definition)
+    return index
+
+
+def index_shard(root: Path, definition: DatasetDefinition, shard: int, workers: int, kept: Path) -> int:
+    """Read the clips of one of the `index_shards` shards into the folder `kept`; how many were new or changed."""
+    if shard not in range(definition.index_shards):
+        raise DataError(f"there is no shard {shard}: index_shards is {definition.index_shards}, and they count from 0")
+    return read_shard(root, sorted(_find_all(root, definition)), workers, kept, shard, definition.index_shards)
 
 
 def write_index(index: pd.DataFrame, path: str | Path) -> None:
@@ -80,6 +96,12 @@ def write_index(index: pd.DataFrame, path: str | Path) -> None:
 def read_index(path: str | Path) -> pd.DataFrame:
     """The index that `write_index` wrote."""
     return pd.read_parquet(path)[list(COLUMNS)].astype(COLUMNS)
+
+
+def _find_all(root: Path, definition: DatasetDefinition) -> dict[str, str]:
+    """Clip ids with their classes."""
+    classes = listed_classes(definition.lists_folder("official")) if definition.kind == "folder" else None
+    return _find_clips(root) if classes is None else _find_listed(root, classes)
 
 
 def _find_clips(root: Path) -> dict[str, str]:

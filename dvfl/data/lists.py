@@ -1,8 +1,9 @@
 """The lists that say which clips train and test, read as their owners publish them.
 
 Each split becomes a frame with one row a clip: `clip` (<class>/<file>, or the bare name where the list has no class
-folders), `class_name`, `subset` (train, test, unused) and `place` (file and line). What Something-Something-v2 and
-Kinetics call validation is `test` here, as in published results: the labels of their own test clips are not public.
+folders), `class_name`, `subset` (train, test, unused), `place` (file and line) and `mislabelled` (whether the list
+gives the clip a number that is not its class's). What Something-Something-v2 and Kinetics call validation is `test`
+here, as in published results: the labels of their own test clips are not public.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import pandas as pd
 
 from dvfl.data.errors import DataError
 
-COLUMNS = ["clip", "class_name", "subset", "place"]
+COLUMNS = ["clip", "class_name", "subset", "place", "mislabelled"]
 VIDEO = r"\.(avi|mp4|m4v|mov|mkv|webm|mpe?g|wmv|flv|3gp|ts|ogv|gif)$"  # what a clip's name ends in
 HMDB51_FLAGS = {"1": "train", "2": "test", "0": "unused"}
 
@@ -174,13 +175,15 @@ def read_csv_pair(folder: Path) -> Lists:
 def read_released(folder: Path) -> Lists:
     """The released code's train.csv and val.csv: <subset>/<class>/<clip> and a label, with a comma or space between.
 
-    The class is the folder's name: HMDB51's labels there are 2..52 in the order of a folder walk, while its labels.csv
-    says 0..50. They are only held to be one for each class.
+    The class is the folder's name, since HMDB51's labels there are 2..52 in the order of a folder walk, while its
+    labels.csv says 0..50. A label must be one for each class; clips whose label is not their class's number in
+    labels.csv are marked.
     """
     class_file = folder / "labels.csv"
     lines = list(_lines(class_file))[1:] if class_file.is_file() else []
-    classes = [_columns(place, line, r"\d+\s*,\s*(\S.*)", "<number>,<class>")[0] for place, line in lines]
-    split = _Split(classes, class_file)
+    columns = [_columns(place, line, r"(\d+)\s*,\s*(\S.*)", "<number>,<class>") for place, line in lines]
+    numbers = {name: int(number) for number, name in columns}
+    split = _Split(numbers, class_file)
     labels: dict[str, str] = {}
     for file, subset in (("train.csv", "train"), ("val.csv", "test")):
         for place, line in _lines(_there(folder / file)):
@@ -188,7 +191,8 @@ def read_released(folder: Path) -> Lists:
             name = _class_of(path, place)
             if labels.setdefault(name, label) != label:
                 raise DataError(f"{place}: {name} has label {label} here and {labels[name]} before; make them one")
-            split.add("/".join(path.split("/")[-2:]), name, subset, place)
+            mislabelled = int(label) != numbers.get(name, int(label))
+            split.add("/".join(path.split("/")[-2:]), name, subset, place, mislabelled)
     return {"released": split.frame()}
 
 
@@ -209,16 +213,16 @@ class _Split:
 
     def __init__(self, classes: Iterable[str], class_file: Path) -> None:
         self.classes, self.class_file = set(classes), class_file
-        self.rows: list[tuple[str, str, str, str]] = []
+        self.rows: list[tuple[str, str, str, str, bool]] = []
         self.places: dict[str, str] = {}
 
-    def add(self, clip: str, class_name: str, subset: str, place: str) -> None:
+    def add(self, clip: str, class_name: str, subset: str, place: str, mislabelled: bool = False) -> None:
         if self.classes and class_name not in self.classes:
             raise DataError(f"{place}: class {class_name!r} is not in {self.class_file}; mend one of the two files")
         first = self.places.setdefault(clip, place)
         if first != place:
             raise DataError(f"{place}: {clip} is listed at {first} already; remove one of the two lines")
-        self.rows.append((clip, class_name, subset, place))
+        self.rows.append((clip, class_name, subset, place, mislabelled))
 
     def frame(self) -> pd.DataFrame:
         return pd.DataFrame(self.rows, columns=COLUMNS)

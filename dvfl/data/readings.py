@@ -1,28 +1,34 @@
 """What was read of each clip's file, kept from one indexing to the next.
 
 A file whose size and date are unchanged is not read again, and what a killed indexing had read stays read: each reading
-is a line that is appended at once. Only what is in the file itself is kept, so another group pattern reads nothing.
+is written at once. Only what is in the file itself is kept, so another group pattern reads nothing. Clips are shared
+among shards by a hash of their names, and each shard has a SQLite file of its own: jobs can read side by side, and
+memory holds the names and the readings of the moment, not all of them.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from dvfl.data.errors import UnreadableClip
+from dvfl.data.errors import DataError, UnreadableClip
 from dvfl.data.reader import ClipInfo, probe
-from dvfl.files import atomic
+from dvfl.files import OutputError, sha256
 from dvfl.progress import track
 
-RECIPE = 1  # raise it when `probe` comes to say other things of the same file
+RECIPE = 2  # raise it when `probe` comes to say other things of the same file
 NOTHING = ClipInfo(frames=0, fps=0.0, width=0, height=0)
 NO_DATE = -1  # of a file that the system would not let us read: tried again every time
+CHUNK = 16  # clips that a process takes at once
+QUEUE = 4096  # clips that wait for a process
+PATIENCE = 60.0  # seconds to wait for another process that writes the same file
 
 
 class Reading(NamedTuple):
@@ -37,19 +43,34 @@ class Reading(NamedTuple):
     problem: str  # why the clip cannot be used; '' where it can
 
 
-def read_clips(root: Path, clip_ids: list[str], workers: int, kept: Path | None = None) -> Iterator[Reading]:
-    """Readings of clips, in their order, by `workers` processes; those in the file `kept` are taken from there."""
-    known = {} if kept is None else _load(kept, root)
-    fresh = [clip_id for clip_id in clip_ids if not _unchanged(known.get(clip_id), root / clip_id)]
-    unchanged = f" ({len(clip_ids) - len(fresh)} are unchanged)" if len(fresh) < len(clip_ids) else ""
-    readings = track(_map(partial(read_clip, root), fresh, workers), len(fresh), f"Reading clips{unchanged}")
-    for reading in readings if kept is None else _appended(readings, kept, root):
-        known[reading.clip_id] = reading
-    found = [known[clip_id] for clip_id in clip_ids]
-    if kept is not None:
-        with atomic(kept) as partial_file:
-            partial_file.write_text("\n".join([_header(root), *map(json.dumps, found), ""]))
-    return iter(found)
+def read_clips(root: Path, clip_ids: Sequence[str], workers: int, kept: Path, shards: int = 1) -> Iterator[Reading]:
+    """Readings of clips, in their order; those in the folder `kept` that still hold are taken from there.
+
+    Raises DataError where a file in `kept` is damaged, and OutputError where it cannot be written.
+    """
+    for shard in range(shards):
+        read_shard(root, clip_ids, workers, kept, shard, shards)
+    with ExitStack() as stack:
+        stores = [stack.enter_context(_opened(kept, root, shard, shards)) for shard in range(shards)]
+        for clip_id in clip_ids:
+            yield _stored(stores[shard_of(clip_id, shards)], clip_id)
+
+
+def read_shard(root: Path, clip_ids: Sequence[str], workers: int, kept: Path, shard: int, shards: int) -> int:
+    """Read, by `workers` processes, those clips of one shard that are new or changed; how many they were."""
+    own = [clip_id for clip_id in clip_ids if shard_of(clip_id, shards) == shard]
+    with _opened(kept, root, shard, shards) as store:
+        fresh = [clip_id for clip_id in own if not _unchanged(_stored(store, clip_id), root / clip_id)]
+        label = "Reading clips" + (f", shard {shard} of {shards}" if shards > 1 else "")
+        label += f" ({len(own) - len(fresh)} are unchanged)" if len(fresh) < len(own) else ""
+        for reading in track(_map(partial(read_clip, root), fresh, workers), len(fresh), label):
+            store.execute(f"INSERT OR REPLACE INTO readings VALUES ({', '.join('?' * len(reading))})", reading)
+    return len(fresh)
+
+
+def shard_of(clip_id: str, shards: int) -> int:
+    """The shard, from 0, that a clip is read in."""
+    return zlib.crc32(clip_id.encode()) % shards
 
 
 def read_clip(root: Path, clip_id: str) -> Reading:
@@ -57,7 +78,7 @@ def read_clip(root: Path, clip_id: str) -> Reading:
     path, info, problem = root / clip_id, NOTHING, ""
     size, modified, digest = 0, NO_DATE, ""
     try:
-        status, digest = path.stat(), _sha256(path)
+        status, digest = path.stat(), sha256(path)
         size, modified = status.st_size, status.st_mtime_ns
         info = probe(path)
     except UnreadableClip as error:
@@ -77,46 +98,42 @@ def _unchanged(reading: Reading | None, path: Path) -> bool:
     return (status.st_size, status.st_mtime_ns) == (reading.bytes, reading.modified)
 
 
-def _header(root: Path) -> str:
-    """The first line: readings of other files, or of another way to read, are not these."""
-    return json.dumps({"recipe": RECIPE, "root": str(root.resolve())})
+@contextmanager
+def _opened(kept: Path, root: Path, shard: int, shards: int) -> Iterator[sqlite3.Connection]:
+    """A shard's readings; empty where there are none, or those of other files, or of another way to read."""
+    file = kept / f"{shard}of{shards}.sqlite"
+    made_of = f"{RECIPE} {root.resolve()}"
+    try:
+        kept.mkdir(parents=True, exist_ok=True)
+        # Each statement is a transaction, so a kill loses none; a crash of the whole machine may cost the file.
+        with closing(sqlite3.connect(file, timeout=PATIENCE, isolation_level=None)) as store:
+            store.execute("PRAGMA synchronous = OFF")
+            store.execute("CREATE TABLE IF NOT EXISTS made_of (text TEXT)")
+            if store.execute("SELECT text FROM made_of").fetchall() != [(made_of,)]:
+                store.execute("DROP TABLE IF EXISTS readings")
+                store.execute("DELETE FROM made_of")
+            columns = f"{', '.join(Reading._fields)}, PRIMARY KEY (clip_id)"
+            store.execute(f"CREATE TABLE IF NOT EXISTS readings ({columns}) WITHOUT ROWID")
+            store.execute("INSERT INTO made_of SELECT ? WHERE NOT EXISTS (SELECT * FROM made_of)", (made_of,))
+            yield store
+    except sqlite3.OperationalError as error:
+        raise OutputError(f"cannot write {file}: {error}; mend that, then run the same command again") from error
+    except sqlite3.DatabaseError as error:
+        raise DataError(f"{file}: is damaged ({error}); remove it and run the same command again") from error
 
 
-def _load(kept: Path, root: Path) -> dict[str, Reading]:
-    """Readings by clip; a last line that a kill cut short is left out."""
-    if not kept.is_file():
-        return {}
-    header, *lines = kept.read_text().split("\n")
-    known = {}
-    for line in lines if header == _header(root) else ():
-        if line.endswith("]"):
-            reading = Reading(*json.loads(line))
-            known[reading.clip_id] = reading
-    return known
+def _stored(store: sqlite3.Connection, clip_id: str) -> Reading | None:
+    row = store.execute("SELECT * FROM readings WHERE clip_id = ?", (clip_id,)).fetchone()
+    return row and Reading(*row)
 
 
-def _appended(readings: Iterable[Reading], kept: Path, root: Path) -> Iterator[Reading]:
-    """The readings, each written to the file as soon as it is there."""
-    if not _load(kept, root):
-        with atomic(kept) as partial_file:
-            partial_file.write_text(_header(root))
-    with kept.open("a") as file:
-        for reading in readings:
-            file.write("\n" + json.dumps(reading))  # the line break first: it ends a line that was cut short
-            file.flush()
-            yield reading
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _map(read: partial, clip_ids: list[str], workers: int) -> Iterator[Reading]:
+def _map(read: Callable[[str], Reading], clip_ids: Sequence[str], workers: int) -> Iterator[Reading]:
     """In order; processes are spawned, since a fork of a threaded parent can hang."""
-    workers = min(workers, -(-len(clip_ids) // 16))  # a process must be worth its start
+    workers = min(workers, -(-len(clip_ids) // CHUNK))  # a process must be worth its start
     if workers <= 1:
         yield from map(read, clip_ids)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(read, clip_ids, chunksize=min(16, -(-len(clip_ids) // workers)))
+        for start in range(0, len(clip_ids), QUEUE):
+            batch = clip_ids[start : start + QUEUE]
+            yield from pool.map(read, batch, chunksize=min(CHUNK, -(-len(batch) // workers)))

@@ -2,6 +2,7 @@
 
 <folder>/archives/     as the owner gives them out; a list's parts in <folder>/archives/<list>/
 <folder>/lists/        labels and splits
+<folder>/released/     lists that another than the owner has released
 <folder>/clips/<class>/<clip>
 <folder>/extracted/    what has been extracted, one file an archive
 """
@@ -22,8 +23,13 @@ from dvfl.data.index import VIDEO
 
 def needed(definition: DatasetDefinition) -> list[ArchiveConfig]:
     """Archives that are wanted: clips of the user's own are not fetched, lists are."""
-    own = definition.root is not None
-    return [archive for archive in definition.source.archives if archive.content == "lists" or not own]
+    contents = ("lists",) if definition.root is not None else ("lists", "clips")
+    return [archive for archive in definition.source.archives if archive.content in contents]
+
+
+def released(definition: DatasetDefinition) -> list[ArchiveConfig]:
+    """Archives of lists that another than the owner has released."""
+    return [archive for archive in definition.source.archives if archive.content == "released"]
 
 
 def shards(definition: DatasetDefinition) -> range:

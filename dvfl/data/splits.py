@@ -60,23 +60,31 @@ def make_split(index: pd.DataFrame, definition: DatasetDefinition, name: str) ->
 
 def published_list(definition: DatasetDefinition, name: str) -> pd.DataFrame | None:
     """The published list that a split follows, as `read_lists` has it; None where the split is drawn."""
-    official = re.fullmatch(r"split\d+", name) is not None
-    if definition.kind == "motions":
-        folder = definition.root / "lists"
-        if not official:
-            raise DataError(f"splits: {name!r} is not an official split; they are split1, split2, …")
-    elif name == "released":
-        folder = definition.lists.released if definition.lists else None
-        if folder is None:
-            raise DataError("splits: 'released' needs the released lists; give their folder under `lists.released`")
-    else:
-        folder = definition.lists.official if definition.lists and official else None
-    if folder is None:
+    which = definition.lists_of(name)
+    if definition.kind == "motions" and which is None:
+        raise DataError(f"splits: {name!r} is not an official split; they are split1, split2, …")
+    if name == "released" and which is None:
+        raise DataError("splits: 'released' needs the released lists; give their folder under `lists.released`")
+    if which is None:
         return None
+    folder = definition.lists_folder(which)
     lists = read_lists(folder)
     if name not in lists:
         raise DataError(f"splits: {name!r} has no list in {folder}, which has {', '.join(lists)}")
+    _check_counts(lists[name], definition, name, folder)
     return lists[name]
+
+
+def _check_counts(listed: pd.DataFrame, definition: DatasetDefinition, name: str, folder: Path) -> None:
+    """Raise where the owner's list is not as long as it is known to be."""
+    expected = definition.source.expected.splits.get(name, {}) if definition.source else {}
+    found = listed["subset"].value_counts()
+    for subset, count in expected.items():
+        if found.get(subset, 0) != count:
+            raise DataError(
+                f"{folder}: {name} lists {found.get(subset, 0):,} clips of {subset} where {count:,} are expected: get "
+                f"the lists anew from their owner, or set source.expected.splits.{name} to what they hold"
+            )
 
 
 def mismatches(index: pd.DataFrame, listed: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Table `audit`: what each split holds, what is missing, and what of its test clips stands in train."""
+"""Tables `audit` and `audit_classes`: what each split holds, what is missing, and what of its test clips leaks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ from dvfl.report.rows import setting, table_frame
 
 
 def build_audit(config: Config) -> pd.DataFrame:
-    """The findings of every split but those of single classes, which stand in results/data/<dataset>/audit."""
-    return table_frame("audit", [row for place in audited(config) for row in _rows(*place)])
+    """The findings of every split but those of single classes."""
+    return table_frame("audit", _rows(config, of_classes=False))
+
+
+def build_audit_classes(config: Config) -> pd.DataFrame:
+    """Clips and hours of every class in every subset of every split."""
+    return table_frame("audit_classes", _rows(config, of_classes=True))
 
 
 def audited(config: Config) -> list[tuple[str, str]]:
@@ -30,13 +35,13 @@ def read_audit(dataset: str, split: str) -> pd.DataFrame:
     return pd.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values={"value": [""]})
 
 
-def finding_rows(findings: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Tidy rows of the findings about no single class."""
-    for found in findings[findings["class_name"] == ""].itertuples():
-        text = setting(subset=found.subset or None, status=found.status or None, definition=found.definition)
-        yield {"setting": text, "metric": found.metric, "unit": found.unit, "value": found.value}
-
-
-def _rows(dataset: str, split: str) -> Iterator[dict[str, Any]]:
-    for row in finding_rows(read_audit(dataset, split)):
-        yield {"dataset": dataset, "split": split} | row
+def _rows(config: Config, of_classes: bool) -> Iterator[dict[str, Any]]:
+    """Tidy rows of the findings about single classes, or of the others."""
+    for dataset, split in audited(config):
+        findings = read_audit(dataset, split)
+        for found in findings[(findings["class_name"] != "") == of_classes].itertuples():
+            # The line of a class holds its clips and its hours: what they are is said by the caption.
+            about = {"class": found.class_name} if of_classes else {"definition": found.definition}
+            text = setting(subset=found.subset or None, status=found.status or None, **about)
+            row = {"setting": text, "metric": found.metric, "unit": found.unit, "value": found.value}
+            yield {"dataset": dataset, "split": split} | row

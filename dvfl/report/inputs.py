@@ -85,7 +85,7 @@ def _table_inputs(table: str, config: Config) -> list[Path]:
         return [*_table_inputs("accuracy", config), *_table_inputs("efficiency", config)]
     if table == "checks":
         return [path for run in motion_checked(config) for path in (motion_check_path(run), run.directory / "run.json")]
-    if table == "audit":
+    if table in ("audit", "audit_classes"):
         return [
             audit_path(dataset, split)
             for dataset in config.datasets

@@ -12,6 +12,7 @@
     seed        the row is about this seed's weights alone
     subset, status       of clips that are counted or tested on
     definition           what exactly is counted, in `audit`
+    class                whose clips are counted, in `audit_classes`
     study, trial, against, chosen        of ablations
     splits      the splits that `split=mean` is the mean over
     shown       how the test clips of a check were changed

@@ -11,7 +11,7 @@ from dvfl.config import Config
 from dvfl.files import atomic
 from dvfl.report.ablation import build_ablation
 from dvfl.report.accuracy import build_accuracy
-from dvfl.report.audit import build_audit
+from dvfl.report.audit import build_audit, build_audit_classes
 from dvfl.report.checks import build_checks
 from dvfl.report.claims import build_claims
 from dvfl.report.efficiency import build_efficiency
@@ -26,6 +26,7 @@ TABLES: dict[str, Callable[[Config], pd.DataFrame]] = {
     "ablation": build_ablation,
     "checks": build_checks,
     "audit": build_audit,
+    "audit_classes": build_audit_classes,
     "claims": build_claims,
 }
 

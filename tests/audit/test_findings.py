@@ -50,6 +50,29 @@ def test_what_is_left_out():
     assert {row["metric"] for row in findings.left_out(some_clips(), None)} == {"clips_unusable"}
 
 
+def test_clips_that_no_list_names_are_counted_against_the_owners_number():
+    assert value(findings.lacking(some_clips(), 8), "clips_missing") == 2
+    assert value(findings.lacking(some_clips(), 6), "clips_missing") == 0
+
+
+def test_a_number_that_is_not_its_classs_is_counted_and_the_folder_believed(tmp_path):
+    (tmp_path / "labels.csv").write_text("id,name\n0,Run\n1,Sit\n2,Walk\n")
+    (tmp_path / "train.csv").write_text("train/Run/a.avi,2\ntrain/Run/b.avi,2\ntrain/Sit/a.avi,1\ntrain/Walk/a.avi,3\n")
+    (tmp_path / "val.csv").write_text("val/Run/c.avi,2\n")
+    ((_, _, rows),) = audit_lists([tmp_path])
+    by_metric = rows[rows["class_name"] == ""].set_index("metric")["value"]
+    assert by_metric["clips_mislabelled"] == 4 and by_metric["classes_mislabelled"] == 2
+    assert rows.loc[rows["class_name"] == "Run", "value"].tolist() == [1, 2]  # in test and in train
+
+
+def test_the_authors_numbers_of_hmdb51_alone_are_not_those_of_its_classes(published_lists):
+    found = {}
+    for folder, _, rows in audit_lists([published_lists / "dvfl_released"]):
+        by_metric = rows[rows["class_name"] == ""].set_index("metric")["value"]
+        found[folder.name] = (by_metric["clips_mislabelled"], by_metric["classes_mislabelled"])
+    assert found == {"ucf50": (0, 0), "ucf101": (0, 0), "hmdb51": (6414, 49)}
+
+
 def test_a_source_is_of_one_class():
     """Sit/a has group g1 as Run/a has, but is no clip of its source."""
     found, culprits = findings.leaked_by_source(some_clips(), "(?P<group>x)")

@@ -15,7 +15,7 @@ from dvfl.config import DEFAULT_CONFIG, Config, load_config
 from dvfl.data.index import build_index, write_index
 from dvfl.data.lists import read_lists
 from dvfl.data.splits import make_split, write_split
-from dvfl.report.audit import build_audit
+from dvfl.report.audit import build_audit, build_audit_classes
 from dvfl.report.rows import setting_parts
 
 UCF = r"^(?P<group>v_.+_(?P<fold>g\d+))_c\d+$"
@@ -74,6 +74,8 @@ def test_planted_copies_are_found_and_named(lists, tmp_path, copied):
         "clips_unusable": 1,
         "clips_missing": 1,
         "clips_unlisted": 0,
+        "clips_mislabelled": 0,
+        "classes_mislabelled": 0,
         "test_leaked_by_source": 0,
         "test_leaked_by_source_share": 0,
         "clips_with_same_bytes": 2,
@@ -93,6 +95,11 @@ def test_planted_copies_are_found_and_named(lists, tmp_path, copied):
     table = build_audit(config).set_index("metric")
     assert table.loc["test_leaked_by_pictures", "value"] == 2
     assert "10 of 64 bits" in table.loc["test_leaked_by_pictures", "setting"]
+    classes = build_audit_classes(config).set_index(["setting", "metric"])["value"]
+    assert classes["subset=test; class=Run", "clips"] == 2
+    assert classes["subset=test; class=Run", "hours"] == pytest.approx(20 / 25 / 3600, rel=1e-3)
+    assert {metric for _, metric in classes.index} == {"clips", "hours"}
+    assert classes.xs("clips", level=1).sum() == 12 - 1  # all but the broken one
     assert table["setting"].map(lambda text: set(setting_parts(text)) <= {"subset", "status", "definition"}).all()
 
 

@@ -60,7 +60,7 @@ def test_blocks_leave_no_trace(clip, monkeypatch):
     many = np.random.default_rng(0).integers(1, 2**63, (50, FRAMES, 25)).astype(np.uint64)
     sources = np.arange(50).astype(object)
     whole = nearest(many, many, sources, sources)
-    monkeypatch.setattr("dvfl.audit.pictures.CELLS", 7 * 50)
+    monkeypatch.setattr("dvfl.audit.pictures.SIDE", 7)
     assert nearest(many, many, sources, sources).equals(whole)
 
 

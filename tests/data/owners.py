@@ -23,7 +23,7 @@ YOUTUBE = "abcdefghij{number}"
 def ucf101(video: bytes) -> dict[str, bytes]:
     names = [(name, f"v_{name}_g{group:02d}_c01.avi") for name in CLASSES for group in range(1, 7)]
     test = [f"{name}/{clip}" for name, clip in names if "_g01_" in clip]
-    train = [f"{name}/{clip} 1" for name, clip in names if "_g01_" not in clip]
+    train = [f"{name}/{clip} {1 + CLASSES.index(name)}" for name, clip in names if "_g01_" not in clip]
     lists = {}
     for split in ("01", "02", "03"):
         lists[f"ucfTrainTestlist/trainlist{split}.txt"] = "\r\n".join(train).encode()
@@ -92,6 +92,29 @@ def kinetics400(video: bytes) -> dict[str, bytes]:
     return files
 
 
+def released(name: str) -> dict[str, bytes]:
+    """The authors' lists of a small data set, with HMDB51's labels as they are: shifted."""
+    if name == "hmdb51":
+        clips = [f"{each}/{HMDB_CLIP.format(name=each, number=number)}" for each in CLASSES for number in range(6)]
+    else:
+        clips = [f"{each}/v_{each}_g{group:02d}_c01.avi" for each in CLASSES for group in range(1, 7)]
+    shift = 2 if name == "hmdb51" else 0
+    labels = {each: str(label + shift) for label, each in enumerate(CLASSES)}
+    lists = {"labels.csv": ["id,name", *(f"{label},{each}" for label, each in enumerate(CLASSES))]}
+    for subset, places in (("train", range(1, 6)), ("val", range(1))):
+        chosen = [clip for place, clip in enumerate(clips) if place % 6 in places]
+        lists[f"{subset}.csv"] = [f"{subset}/{clip},{labels[clip.split('/')[0]]}" for clip in chosen]
+    folder = f"/github/hayatkhan8660-maker/DVFL-Net/c695f6a802d5fbc00d01e003d3edca26f30191d6/data/{name}"
+    return {f"{folder}/{file}": "\n".join(lines).encode() for file, lines in lists.items()}
+
+
+NAMED = ("split1", "split2", "split3")
+SPLITS = {
+    "ucf101": {name: {"train": 10, "test": 2} for name in (*NAMED, "released")},
+    "ucf50": {"released": {"train": 10, "test": 2}},
+    "hmdb51": {name: {"train": 8, "test": 2} for name in NAMED} | {"released": {"train": 10, "test": 2}},
+    "ssv2": {"split1": {"train": 8, "test": 4}},
+}
 COUNTS = {"ucf101": 12, "ucf50": 12, "hmdb51": 12, "ssv2": 12, "kinetics400": 10}
 
 
@@ -102,12 +125,13 @@ def definitions(folder: str) -> dict[str, Any]:
     for name, definition in small.items():
         source = definition["source"]
         source["folder"] = f"{folder}/{name}"
-        source["expected"] = {"clips": COUNTS[name], "classes": 2}
+        source["expected"] = {"clips": COUNTS[name], "classes": 2, "splits": SPLITS.get(name, {})}
         source["wait_hours"] = 0
         for archive in source["archives"]:
             archive.pop("size", None)
             archive.pop("checksum", None)
-    small["kinetics400"]["source"]["shards"] = 2
+    small["kinetics400"]["source"]["shards"] = small["kinetics400"]["index_shards"] = 2
+    small["ssv2"]["index_shards"] = 1
     return small
 
 
@@ -117,4 +141,5 @@ def mirrors(server_url: str) -> Mapping[str, str]:
         "https://www.crcv.ucf.edu/": f"{server_url}/crcv/",
         "https://serre-lab.clps.brown.edu/": f"{server_url}/serre/",
         "https://s3.amazonaws.com/": f"{server_url}/s3/",
+        "https://raw.githubusercontent.com/": f"{server_url}/github/",
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import subprocess
 import threading
 import time
-from pathlib import Path
+import zipfile
+from pathlib import Path, PurePosixPath
 
 import pytest
 import yaml
@@ -15,9 +17,11 @@ import yaml
 from dvfl.config import Config, check_config, merge
 from dvfl.data import acquire as module
 from dvfl.data import registry
-from dvfl.data.acquire import acquire, await_files
+from dvfl.data.acquire import acquire, acquire_released, await_files
 from dvfl.data.errors import DataError
 from dvfl.data.index import build_index, clips_root
+from dvfl.data.lists import read_lists
+from dvfl.data.splits import make_split
 from tests.data import owners
 from tests.data.archives import zip_of
 from tests.data.server import breaks_after, serving
@@ -118,6 +122,20 @@ def test_lists_lie_side_by_side(configure, name):
     assert {"ucf101": "trainlist01.txt", "hmdb51": "run_test_split3.txt", "kinetics400": "val.csv"}[name] in names
 
 
+@pytest.mark.parametrize("name", ["ucf50", "ucf101", "hmdb51"])
+def test_the_authors_lists_come_alone_and_their_labels_are_compared(configure, server, name):
+    server.files |= owners.released(name)
+    config = configure(name)
+    for _ in range(2):
+        assert [each["files"] for each in acquire_released(config, name)["archives"]] == [1, 1, 1]
+    assert len(server.asked) == 3
+    listed = read_lists(config.dataset_definitions[name].lists_folder("released"))["released"]
+    assert listed["subset"].value_counts().to_dict() == {"train": 10, "test": 2}
+    assert listed["mislabelled"].sum() == (12 if name == "hmdb51" else 0)
+    with pytest.raises(DataError, match="kinetics400 has no released lists"):
+        acquire_released(configure("kinetics400"), "kinetics400")
+
+
 def test_shards_share_the_parts(configure, server):
     config = configure("kinetics400")
     acquire(config, "kinetics400", 0)
@@ -208,6 +226,90 @@ def test_what_fails_is_said_in_lines_that_say_what_to_do(server, command, tmp_pa
     assert said[0] == "dvfl: UCF50.zip could not be fetched:"
     assert said[1] == "dvfl:   https://www.crcv.ucf.edu/nowhere.zip: answers 404 Not Found"
     assert str(tmp_path / "resources/ucf50/archives/UCF50.zip") in said[2]
+
+
+LISTS_ZIP = "/crcv/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip"
+
+
+@pytest.fixture
+def serve_lists(server, configure, clip, tmp_path):
+    """`serve_lists(body)`: the config of a user with clips of UCF101, whose lists the server answers with that body."""
+    good = server.files[LISTS_ZIP]
+    for name in owners.CLASSES:
+        put(tmp_path / "have" / name, {f"v_{name}_g{group:02d}_c01.avi": clip for group in range(1, 7)})
+
+    def serve(body: bytes) -> Config:
+        server.files[LISTS_ZIP] = body
+        return configure("ucf101", root=str(tmp_path / "have"), validation_fraction=0.34)
+
+    yield serve
+    server.files[LISTS_ZIP] = good
+
+
+def evil_link() -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        info = zipfile.ZipInfo("ucfTrainTestlist/classInd.txt")
+        info.external_attr = 0o120777 << 16
+        archive.writestr(info, "../../../../etc/passwd")
+    return stream.getvalue()
+
+
+def locked() -> bytes:
+    body = bytearray(zip_of({"classInd.txt": b"1 run"}))
+    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        body[body.index(header) + flags] |= 1
+    return bytes(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (lambda: zip_of({"good.txt": b"good", "../evil.txt": b"evil"}), "would land outside its folder"),
+        (lambda: zip_of({"good.txt": b"good", "/tmp/dvfl-evil.txt": b"evil"}), "would land outside its folder"),
+        (evil_link, "a link or a device"),
+        (locked, "protected by a password"),
+        (lambda: zip_of({"bomb.txt": bytes(2_000_000)}, zipfile.ZIP_DEFLATED), "more than 50 times its size"),
+    ],
+    ids=["../evil", "absolute", "link", "password", "bomb"],
+)
+def test_an_evil_archive_leaves_nothing_behind(serve_lists, tmp_path, body, message):
+    config = serve_lists(body())
+    before = {path for path in tmp_path.rglob("*")}
+    with pytest.raises(DataError, match=message):
+        acquire(config, "ucf101")
+    new = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} - {path.relative_to(tmp_path) for path in before}
+    own = Path("resources/ucf101")
+    allowed = [own / folder for folder in ("archives", "extracting", "extracted")]
+    files = [path for path in new if (tmp_path / path).is_file()]
+    assert all(any(path.is_relative_to(folder) for folder in allowed) for path in files)
+    assert not [path for path in files if path.suffix == ".txt" and not path.is_relative_to(own / "extracting")]
+    assert not Path("/tmp/dvfl-evil.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"testlist01.txt": "run/v_run_g01_c01.avi\r\n\r\n  \r\njump/v_jump_g01_c01.avi\r\n"}, None),
+        ({"trainlist01.txt": "run/v_run_g02_c01.avi\r\n"}, r"trainlist01\.txt:1: .* a column is missing"),
+        ({"testlist01.txt": "sit/v_sit_g01_c01.avi\n"}, r"testlist01\.txt:1: class 'sit' is not in .*classInd\.txt"),
+        ({"testlist01.txt": "run/v_run_g02_c01.avi\n"}, r"testlist01\.txt:1: .* is listed at .*trainlist01\.txt:1"),
+    ],
+    ids=["CRLF and blank lines", "a column is missing", "unknown class", "a clip twice"],
+)
+def test_a_wrong_list_is_named_with_file_and_line(serve_lists, clip, changed, message):
+    good = zipfile.ZipFile(io.BytesIO(owners.ucf101(clip)[LISTS_ZIP]))
+    lists = {PurePosixPath(name).name: good.read(name) for name in good.namelist()}
+    wrong = lists | {name: text.encode() for name, text in changed.items()}
+    config = serve_lists(zip_of({f"ucfTrainTestlist/{name}": text for name, text in wrong.items()}))
+    acquire(config, "ucf101")
+    definition = config.dataset_definitions["ucf101"]
+    index = build_index(clips_root(definition), definition, 1)
+    if message is None:
+        assert make_split(index, definition, "split1")["subset"].value_counts()["test"] == 2
+    else:
+        with pytest.raises(DataError, match=message):
+            make_split(index, definition, "split1")
 
 
 # ------------------------------------------------------------------------------------------------ what users have

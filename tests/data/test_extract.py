@@ -16,7 +16,7 @@ from dvfl.data import extract as module
 from dvfl.data.errors import DataError
 from dvfl.data.extract import ArchiveError, extract, require_libarchive
 from dvfl.errors import UserError
-from tests.data.archives import rar_of, tgz_of, zip_of
+from tests.data.archives import rar5_of, rar_of, tgz_of, zip_of
 
 FILES = {f"set/run/clip{number}.avi": random.Random(number).randbytes(3000) for number in range(4)}
 RARS = ("ucf50", "ucf101", "hmdb51")  # data sets that come as rar
@@ -36,7 +36,9 @@ WRITERS = [
     pytest.param(lambda files: zip_of(files, zipfile.ZIP_DEFLATED), ".zip", id="deflated"),
     pytest.param(tgz_of, ".tgz", id="tgz"),
     pytest.param(rar_of, ".rar", id="rar", marks=needs_libarchive),
+    pytest.param(rar5_of, ".rar", id="rar5", marks=needs_libarchive),
 ]
+RAR_WRITERS = pytest.mark.parametrize("write", [rar_of, rar5_of], ids=["rar", "rar5"])
 
 
 @pytest.fixture
@@ -78,9 +80,10 @@ def test_backslashes_are_folders(attempt, tmp_path):
 
 
 @needs_libarchive
-def test_a_rar_of_rars(attempt, tmp_path):
-    inner = {f"{name}.rar": rar_of({f"{name}/{name}0.avi": name.encode()}) for name in ("clap", "run")}
-    assert attempt(rar_of(inner), suffix=".rar", nested=True) == 2
+@RAR_WRITERS
+def test_a_rar_of_rars(attempt, tmp_path, write):
+    inner = {f"{name}.rar": write({f"{name}/{name}0.avi": name.encode()}) for name in ("clap", "run")}
+    assert attempt(write(inner), suffix=".rar", nested=True) == 2
     assert tree(tmp_path / "target") == {"clap/clap0.avi": b"clap", "run/run0.avi": b"run"}
 
 
@@ -139,12 +142,13 @@ def test_a_link_in_a_zip(attempt, tmp_path):
 
 
 @needs_libarchive
-def test_a_rar_with_any_byte_changed_or_cut_off(attempt, tmp_path):
+@RAR_WRITERS
+def test_a_rar_with_any_byte_changed_or_cut_off(attempt, tmp_path, write):
     """libarchive alone passes most of these."""
     files = {f"run/clip{number}.avi": random.Random(number).randbytes(50) for number in range(2)}
-    good = rar_of(files)
-    start, end = len(rar_of({})) - 7, len(good) - 7  # marker, archive header and end mark say nothing of files
-    first_file_ends = len(rar_of({"run/clip0.avi": bytes(50)})) - 7  # cut here it is a whole rar of one file
+    good, mark = write(files), {rar_of: 7, rar5_of: 8}[write]
+    start, end = len(write({})) - mark, len(good) - mark  # marker, archive header and end mark say nothing of files
+    first_file_ends = len(write({"run/clip0.avi": bytes(50)})) - mark  # cut here it is a whole rar of one file
     spoilt = [good[:at] + bytes([good[at] ^ 0xFF]) + good[at + 1 :] for at in range(start, end, 3)]
     spoilt += [good[:at] for at in range(start + 10, end) if at != first_file_ends]
     for body in spoilt:
@@ -154,9 +158,10 @@ def test_a_rar_with_any_byte_changed_or_cut_off(attempt, tmp_path):
 
 
 @needs_libarchive
-def test_a_link_in_a_rar(attempt):
+@RAR_WRITERS
+def test_a_link_in_a_rar(attempt, write):
     with pytest.raises(ArchiveError, match="a link or a device"):
-        attempt(rar_of(FILES, links={"inside": "../../etc/passwd"}), suffix=".rar")
+        attempt(write(FILES, links={"inside": "../../etc/passwd"}), suffix=".rar")
 
 
 @needs_libarchive
@@ -167,9 +172,23 @@ def test_an_evil_rar_in_a_good_one(attempt, tmp_path):
 
 
 @needs_libarchive
-def test_a_rar_with_a_password(attempt):
+@RAR_WRITERS
+def test_a_rar_with_a_password(attempt, write):
     with pytest.raises(ArchiveError, match="protected by a password"):
-        attempt(rar_of(FILES, encrypted=True), suffix=".rar")
+        attempt(write(FILES, encrypted=True), suffix=".rar")
+
+
+@needs_libarchive
+@pytest.mark.parametrize(("write", "unknown", "known"), [(rar_of, 0x99, 0x33), (rar5_of, 7, 3)], ids=["rar", "rar5"])
+def test_a_rar_that_libarchive_cannot_decompress(attempt, tmp_path, write, unknown, known):
+    message = r"libarchive cannot read it .*([Nn]ot |[Uu]n)supported.*or extract the file with unrar .*`root`"
+    with pytest.raises(ArchiveError, match=message):
+        attempt(write(FILES, method=unknown), suffix=".rar")
+    with pytest.raises(
+        ArchiveError, match=r"damaged or not whole .*if a new copy fails as well, extract it with unrar"
+    ):
+        attempt(write(FILES, method=known), suffix=".rar")
+    assert not (tmp_path / "target").exists()
 
 
 def test_a_zip_with_a_password(attempt):

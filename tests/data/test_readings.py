@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
 
 import pandas as pd
 import pytest
 
 from dvfl.data import readings
-from dvfl.data.index import build_index
+from dvfl.data.errors import DataError
+from dvfl.data.index import build_index, index_shard
+from dvfl.files import OutputError
 
 
 @pytest.fixture
@@ -22,7 +28,7 @@ def read(monkeypatch):
 
 
 def test_a_changed_clip_alone_is_read_again(folder, definition, video, tmp_path, read):
-    kept = tmp_path / "kept/readings.jsonl"
+    kept = tmp_path / "kept/readings"
     first = build_index(folder, definition, 1, kept)
     assert len(read) == 24
     pd.testing.assert_frame_equal(build_index(folder, definition, 1, kept), first)
@@ -58,8 +64,6 @@ def test_a_killed_indexing_goes_on(folder, definition, tmp_path, monkeypatch, re
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(readings, "read_clip", killed_at_the_tenth)
         build_index(folder, definition, 1, tmp_path / "kept")
-    with (tmp_path / "kept").open("a") as file:
-        file.write('\n["run/run_g5_c1.avi", 12')  # a line that the kill cut short
     index = build_index(folder, definition, 1, tmp_path / "kept")
     assert len(read) == len(set(read)) == 24
     pd.testing.assert_frame_equal(index, build_index(folder, definition, 1))
@@ -71,12 +75,65 @@ def test_other_files_and_unreadable_ones_are_read_again(folder, definition, tmp_
     moved = folder.rename(tmp_path / "moved")
     build_index(moved, definition, 1, kept)
     assert len(read) == 48
-    lines = kept.read_text().splitlines()
-    row = json.loads(lines[1])
-    row[2] = readings.NO_DATE
-    kept.write_text("\n".join([lines[0], json.dumps(row), *lines[2:]]))
+    clip = "run/run_g3_c0.avi"
+    with closing(sqlite3.connect(kept / "0of1.sqlite", isolation_level=None)) as store:
+        store.execute("UPDATE readings SET modified = ? WHERE clip_id = ?", (readings.NO_DATE, clip))
     build_index(moved, definition, 1, kept)
-    assert read[48:] == [row[0]]
-    os.utime(moved / row[0], (1, 1))
+    assert read[48:] == [clip]
+    os.utime(moved / clip, (1, 1))
     build_index(moved, definition, 1, kept)
-    assert read[49:] == [row[0]]
+    assert read[49:] == [clip]
+
+
+def test_shards_share_the_clips_and_the_index_is_the_same(folder, definition, tmp_path, read):
+    sharded = definition.model_copy(update={"index_shards": 3})
+    counts = [index_shard(folder, sharded, shard, 1, tmp_path / "kept") for shard in range(3)]
+    assert sum(counts) == len(set(read)) == 24 and min(counts) > 0
+    index = build_index(folder, sharded, 1, tmp_path / "kept")
+    assert len(read) == 24
+    pd.testing.assert_frame_equal(index, build_index(folder, definition, 1))
+    with pytest.raises(DataError, match="no shard 3: index_shards is 3"):
+        index_shard(folder, sharded, 3, 1, tmp_path / "kept")
+
+
+def test_batches_leave_no_trace(folder, definition, tmp_path, monkeypatch):
+    whole = build_index(folder, definition, 1)
+    monkeypatch.setattr("dvfl.data.index.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(readings, "CHUNK", 2)
+    monkeypatch.setattr(readings, "QUEUE", 9)
+    pd.testing.assert_frame_equal(build_index(folder, definition, 2), whole)
+
+
+def test_killed_without_a_warning_it_goes_on(folder, definition, tmp_path, read):
+    """kill -9 at the tenth clip, in a process of its own."""
+    script = f"""
+import os, signal
+from pathlib import Path
+from dvfl.config import DatasetDefinition
+from dvfl.data import readings
+from dvfl.data.index import build_index
+really, seen = readings.read_clip, []
+def read(root, clip):
+    if len(seen) == 10:
+        os.kill(os.getpid(), signal.SIGKILL)
+    seen.append(clip)
+    return really(root, clip)
+readings.read_clip = read
+definition = DatasetDefinition.model_validate_json({definition.model_dump_json()!r})
+build_index(Path({str(folder)!r}), definition, 1, Path({str(tmp_path / "kept")!r}))
+"""
+    assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
+    build_index(folder, definition, 1, tmp_path / "kept")
+    assert len(read) == 24 - 10
+
+
+def test_a_file_that_is_damaged_or_cannot_be_written_is_named(folder, definition, tmp_path):
+    kept = tmp_path / "kept"
+    build_index(folder, definition, 1, kept)
+    (kept / "0of1.sqlite").write_bytes(b"no database" * 500)
+    with pytest.raises(DataError, match=r"0of1\.sqlite: is damaged .*remove it and run the same command again"):
+        build_index(folder, definition, 1, kept)
+    (kept / "0of1.sqlite").unlink()
+    (kept / "0of1.sqlite").mkdir()
+    with pytest.raises(OutputError, match=r"cannot write .*0of1\.sqlite"):
+        build_index(folder, definition, 1, kept)

@@ -11,6 +11,7 @@ import yaml
 from dvfl.config import DEFAULT_CONFIG, REGISTRY, ConfigError, DatasetDefinition, load_config
 from dvfl.data import registry
 from dvfl.data.errors import DataError
+from dvfl.files import sha256
 
 PAPER = ("ucf50", "ucf101", "hmdb51", "ssv2", "kinetics400")
 KNOWN = load_config(DEFAULT_CONFIG).dataset_definitions
@@ -41,8 +42,45 @@ def test_the_papers_data_sets_are_known(name):
 
 
 def test_who_published_a_checksum_is_said():
-    given = [archive.checksum for name in PAPER for archive in KNOWN[name].source.archives if archive.checksum]
-    assert len(given) == 3 and all(each.published_by for each in given)
+    archives = [archive for name in PAPER for archive in KNOWN[name].source.archives if archive.checksum]
+    assert sum(archive.content != "released" for archive in archives) == 3
+    assert all(archive.checksum.published_by for archive in archives)
+
+
+@pytest.mark.parametrize("name", ["ucf50", "ucf101", "hmdb51"])
+def test_the_authors_lists_are_those_of_one_commit(name):
+    released = registry.released(KNOWN[name])
+    assert [archive.name for archive in released] == ["labels.csv", "train.csv", "val.csv"]
+    assert all(f"/c695f6a802d5fbc00d01e003d3edca26f30191d6/data/{name}/" in archive.urls[0] for archive in released)
+    assert KNOWN[name].lists_folder("released") == Path(f"resources/{name}/released")
+    if LISTS.is_dir():
+        hashes = {archive.name: (archive.checksum.value, archive.size) for archive in released}
+        files = (LISTS / "dvfl_released" / name).iterdir()
+        assert hashes == {file.name: (sha256(file), file.stat().st_size) for file in files}
+
+
+def test_lists_are_those_that_come_with_the_clips_unless_others_are_named(tmp_path):
+    folders = {name: KNOWN[name].lists_folder("official") for name in PAPER}
+    assert folders.pop("ucf50") is None
+    assert folders == {name: Path(f"resources/{name}/lists") for name in folders}
+    own = {
+        "ucf101": {"source": {"folder": "/big"}},
+        "hmdb51": {"lists": {"official": str(tmp_path)}},
+        "ssv2": {"lists": None},
+    }
+    known = load_config(DEFAULT_CONFIG, values={"dataset_definitions": own}).dataset_definitions
+    assert known["ucf101"].lists_folder("official") == Path("/big/lists")
+    assert known["hmdb51"].lists_folder("official") == tmp_path
+    assert known["ssv2"].lists_of("split1") is None
+    wrong = {"ucf50": {"lists": {"official": "fetched"}}}
+    with pytest.raises(ConfigError, match=r"ucf50: lists.official: 'fetched' needs a file with content 'lists'"):
+        load_config(DEFAULT_CONFIG, values={"dataset_definitions": wrong})
+
+
+def test_all_folds_have_a_short_name():
+    own = {"ucf50": {"splits": ["split1", "fold*of25", "fold2of5"]}}
+    splits = load_config(DEFAULT_CONFIG, values={"dataset_definitions": own}).dataset_definitions["ucf50"].splits
+    assert splits == ["split1", *(f"fold{number}of25" for number in range(1, 26)), "fold2of5"]
 
 
 @pytest.mark.parametrize(
@@ -80,8 +118,8 @@ def test_a_wrong_archive_is_refused(archive, message):
 @pytest.mark.parametrize(
     ("name", "stem", "group"),
     [
-        ("ucf101", "v_HandStandPushups_g01_c02", "HandStandPushups_g01"),
-        ("ucf50", "v_BaseballPitch_g25_c07", "BaseballPitch_g25"),
+        ("ucf101", "v_HandStandPushups_g01_c02", "v_HandStandPushups_g01"),
+        ("ucf50", "v_BaseballPitch_g25_c07", "v_BaseballPitch_g25"),
         ("hmdb51", "April_09_brush_hair_u_nm_np1_ba_goo_0", "April_09_brush_hair"),
         ("hmdb51", "#20_Rhythm_clap_u_nm_np1_fr_goo_0", "#20_Rhythm_clap"),
         ("kinetics400", "-_abcDEF-09_000412_000422", "-_abcDEF-09"),

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dvfl.config import DatasetDefinition
+from dvfl.config import DEFAULT_CONFIG, DatasetDefinition, load_config
 from dvfl.data.errors import DataError
 from dvfl.data.index import COLUMNS, build_index, clips_root
 from dvfl.data.lists import read_lists
@@ -227,6 +227,15 @@ def test_a_difference_between_list_and_index_is_listed_and_an_error_if_wished(li
     with pytest.raises(
         DataError, match=r"class 'Jump' has 1 groups"
     ):  # reported or not, one group cannot be two subsets
+        make_split(index, definition, "split1")
+
+
+def test_a_list_of_another_length_than_the_owners_is_refused(listed):
+    folder, names = listed
+    index, pattern = named_index(names)
+    known = load_config(DEFAULT_CONFIG).dataset_definitions["ucf101"]
+    definition = known.model_copy(update={"group": pattern, "lists": define(lists={"official": folder}).lists})
+    with pytest.raises(DataError, match=r"split1 lists 6 clips of train where 9,537 are expected.*expected\.splits"):
         make_split(index, definition, "split1")
 
 

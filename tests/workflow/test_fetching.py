@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -35,6 +38,7 @@ def test_the_jobs_of_the_papers_data_sets_are_a_fixed_number_and_need_no_network
     file = config_file(tmp_path, datasets=list(NAMES))
     found = jobs(snakemake(tmp_path, "-n", "--cores", "2", "--configfile", str(file)).stdout)
     assert (found["arrive"], found["fetch_shard"], found["fetch"], found["index"]) == (1, 16, 5, 5)
+    assert found["index_shard"] == 8 + 16
 
 
 def test_the_papers_weights_are_fetched_once_each_before_what_starts_from_them(tmp_path):
@@ -74,40 +78,79 @@ def test_own_clips_and_archives_need_no_waiting(tmp_path):
     assert "dataset_definitions.kinetics400.root" in done.stdout and done.returncode
 
 
-def test_one_command_takes_all_to_splits_while_one_waits_for_its_files(tmp_path):
+NETWORK = {"model": "video_focalnet_w12_d1121", "train": {"epochs": 1}}
+SMALL = {
+    "seeds": [0],
+    "input": {"frames": 2, "img_size": 32, "short_side": 32},
+    "train": {"batch_size": 4},
+    "teacher": NETWORK,
+    "student": {**NETWORK, "clips_per_class": None},
+    "arms": {"teacher": None, "distilled": None, "teacher_few": None, "distilled_few": None},
+    "chosen_by": [],
+    "ablation": {"run": [], "studies": {"epochs": None, "alpha_temperature": None, "labelled_clips": None}},
+}
+SPLITS = {"ucf50": ["fold1of3"], "hmdb51": ["split1", "released"]}  # the others' split1 is in their owners' lists
+
+
+def test_one_command_takes_all_to_audited_splits_and_a_training_while_one_waits_for_its_files(tmp_path):
     names = [name for name in NAMES if readable_rar() or name not in RARS]
     write_clip(tmp_path / "clip.avi", (200, 40, 40))
     clip = (tmp_path / "clip.avi").read_bytes()
     definitions = owners.definitions(str(tmp_path / "resources"))
+    splits = {name: SPLITS.get(name, ["split1"]) for name in names}
     for name in names:
-        definitions[name] |= {"splits": ["split1"], "test_fraction": 0.34, "validation_fraction": 0.34}
+        definitions[name] |= {"splits": splits[name], "validation_fraction": 0.34}
     definitions["ssv2"]["source"]["wait_hours"] = 0.1
+    audits = {name: [tmp_path / f"results/data/{name}/audit/{split}.csv" for split in splits[name]] for name in names}
+    weights = {
+        name: tmp_path / f"results/runs/{name}/{splits[name][0]}/as_described/student/seed0/weights.safetensors"
+        for name in names
+    }
     with serving() as server:
         for name in set(names) - {"ssv2"}:
             server.files |= getattr(owners, name)(clip)
+        server.files |= owners.released("hmdb51")
         file = config_file(
             tmp_path,
             datasets=names,
             dataset_definitions=definitions,
             fetch={"rewrite": dict(owners.mirrors(server.url())), "backoff": 0},
+            **SMALL,
         )
-        made = {name: tmp_path / f"results/data/{name}/splits/split1.csv" for name in names}
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(PROJECT / "Snakefile"), "--cores", "1"]
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(PROJECT / "Snakefile"), "--cores", "2"]
         command += ["--directory", str(tmp_path), "--configfile", str(file), "--"]
-        command += [str(path.relative_to(tmp_path)) for path in made.values()]
+        targets = [path for name in names for path in (*audits[name], weights[name])]
+        command += [str(path.relative_to(tmp_path)) for path in targets]
         log = tmp_path / "said.txt"
-        with log.open("w") as said, subprocess.Popen(command, stdout=said, stderr=said) as process:
-            others = [path for name, path in made.items() if name != "ssv2"]
-            while not all(path.exists() for path in others) and process.poll() is None:
-                time.sleep(0.1)
-            if process.poll() is not None:
-                pytest.fail(log.read_text())
-            assert not made["ssv2"].exists()
+        with (
+            log.open("w") as said,
+            subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True) as process,
+        ):
+            others = [
+                tmp_path / f"results/data/{name}/splits/{splits[name][0]}.csv" for name in names if name != "ssv2"
+            ]
+            while not all(path.exists() for path in others):
+                time.sleep(0.2)
+                if process.poll() is not None or "Error in rule" in log.read_text():
+                    os.killpg(process.pid, signal.SIGKILL)  # it would wait for the files to the end
+                    pytest.fail(log.read_text())
+            assert not (tmp_path / "results/data/ssv2/arrived.json").exists()
             text = log.read_text()
             assert "https://www.qualcomm.com/" in text and "take it out of `datasets`" in text
             folder = tmp_path / "resources/ssv2/archives"
             folder.mkdir(parents=True)
             for name, content in owners.ssv2(clip).items():
                 (folder / name).write_bytes(content)
-            assert process.wait(timeout=120) == 0, log.read_text()
-    assert all(path.exists() for path in made.values())
+            assert process.wait(timeout=600) == 0, log.read_text()
+    assert all(path.exists() for path in targets)
+    for name in names:
+        for path in audits[name]:
+            found = pd.read_csv(path, keep_default_na=False).query("class_name == ''")
+            clips = found[found["metric"] == "clips"].set_index("subset")["value"].astype(int)
+            unused = 2 if (name, path.stem) == ("hmdb51", "split1") else 0  # its flag 0
+            assert clips.sum() == owners.COUNTS[name] - unused and set(clips.index) == {"train", "validation", "test"}
+            assert {"hours", "clips_missing", "clips_with_same_bytes", "test_leaked_by_source"} <= set(found["metric"])
+            assert (found["value"] != "").any() and (found["definition"] != "").all()
+            if name == "hmdb51":
+                mislabelled = found.set_index("metric").loc["clips_mislabelled", "value"]
+                assert float(mislabelled) == (12 if path.stem == "released" else 0)

@@ -66,9 +66,50 @@ rule fetch:
         "dvfl fetch {wildcards.dataset} --workers {threads} --out {output} 2>&1 | tee {log}"
 
 
-rule index:
+rule fetch_released:
+    output:
+        "results/data/{dataset}/released.json",
+    log:
+        "results/logs/fetch/{dataset}.released.log",
+    conda:
+        "../../envs/dvfl.yaml"
+    resources:
+        machine_cores=1,
+        mem_mb=500,
+    params:
+        definition=lambda wc: steps.definition_of_released(CONFIG, wc.dataset),
+    message:
+        "Getting the lists of {wildcards.dataset} that its owner has not made"
+    shell:
+        "dvfl fetch {wildcards.dataset} --released --out {output} 2>&1 | tee {log}"
+
+
+rule index_shard:
     input:
         lambda wc: steps.fetched(CONFIG, wc.dataset),
+    output:
+        "results/data/{dataset}/indexed/{shard}.json",
+    log:
+        "results/logs/index/{dataset}.{shard}.log",
+    conda:
+        "../../envs/dvfl.yaml"
+    threads: usable_cores(workflow.cores)
+    resources:
+        machine_cores=lambda wc, threads: threads,
+        mem_mb=1000,
+    params:
+        definition=lambda wc: steps.definition_of_clips(CONFIG, wc.dataset),
+        clips=lambda wc: steps.listing(CONFIG.dataset_definitions[wc.dataset]),
+        shards=lambda wc: CONFIG.dataset_definitions[wc.dataset].index_shards,
+    message:
+        "Reading shard {wildcards.shard} of the clips of {wildcards.dataset}"
+    shell:
+        "dvfl index {wildcards.dataset} --shard {wildcards.shard} --workers {threads} --out {output} 2>&1 | tee {log}"
+
+
+rule index:
+    input:
+        lambda wc: steps.index_inputs(CONFIG, wc.dataset),
     output:
         "results/data/{dataset}/index.parquet",
     log:
@@ -90,7 +131,8 @@ rule index:
 
 rule split:
     input:
-        "results/data/{dataset}/index.parquet",
+        lambda wc: steps.split_inputs(CONFIG, wc.dataset, wc.split),
+        index="results/data/{dataset}/index.parquet",
     output:
         "results/data/{dataset}/splits/{split}.csv",
     log:
