@@ -16,7 +16,7 @@ from dvfl.report.ablation import Trials, runs_by_trial
 from dvfl.report.accuracy import Row, difference_rows
 from dvfl.report.contrasts import teachers_of
 from dvfl.report.inputs import differences_study, model_of
-from dvfl.report.measures import Contrast, covers, difference, metric_intervals
+from dvfl.report.measures import covers, difference, metric_intervals
 from dvfl.report.results import run_ids
 from dvfl.report.rows import select, setting, setting_parts, table_frame
 
@@ -82,7 +82,7 @@ def _effect_rows(config: Config, study: str, trials: Trials) -> Iterator[Row]:
                 teachers=teachers_of(config, [run for pair in pairs for run in pair]),
             ),
         }
-        contrasted.append((row, Contrast(interval, [], []), pairs))
+        contrasted.append((row, interval, pairs))
     yield from difference_rows(contrasted)
 
 
