@@ -79,6 +79,24 @@ def config(config: Config, short: bool) -> None:
 
 @cli.command()
 @with_config
+@click.option("--markdown", is_flag=True, help="As a Markdown table.")
+def protocol(config: Config, markdown: bool) -> None:
+    """What is described and what the released code does, side by side, with the finding behind each difference."""
+    from dvfl.report.protocol import as_markdown, as_table, departures
+
+    if markdown:
+        click.echo(as_markdown())
+    else:
+        from rich.console import Console
+
+        Console(width=None if sys.stdout.isatty() else 100).print(as_table())
+    say(f"This config: protocol {config.protocol}")
+    for line in departures(config):
+        say(f"  {line}")
+
+
+@cli.command()
+@with_config
 def runs(config: Config) -> None:
     """List the directories of all runs that the config asks for."""
     from dvfl.plan import all_runs
@@ -386,18 +404,58 @@ def profile(config: Config, model: str, threads: int, larger: bool) -> None:
         )
 
 
+@cli.command("released-loss")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="CSV file to write.")
+def released_loss(out: Path) -> None:
+    """Measure the released loss, its value and its gradient, beside KL's on random logits."""
+    from dvfl.distill.released_loss import CLASSES, CLIPS, SEED, STD
+    from dvfl.distill.released_loss import released_loss as measure
+    from dvfl.files import atomic
+
+    found = measure()
+    with atomic(out) as partial:
+        found.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+    at_10 = found[found["temperature"] == 10].set_index("loss")
+    weaker = at_10.at["forward_kl", "gradient"] / at_10.at["released_code", "gradient"]
+    kl, released = (at_10.at[loss, "value"] for loss in ("forward_kl", "released_code"))
+    say(
+        f"{CLIPS} pairs of normal logits (standard deviation {STD:g}, seed {SEED}), {CLASSES} classes, T = 10: "
+        f"KL {kl:.2f}, the released loss {released:.1f}, its gradient {weaker:.0f} times weaker"
+    )
+
+
+@cli.command("protocol-effects")
+@with_config
+def protocol_effects(config: Config) -> None:
+    """Write what each difference between the protocols does, alone: table, figure, and a paragraph of words."""
+    from dvfl.files import atomic
+    from dvfl.report.figures import write_figure
+    from dvfl.report.inputs import TABLES as folder
+    from dvfl.report.protocol_effects import build_protocol_effects, in_words
+    from dvfl.report.tables import write_table
+
+    table = build_protocol_effects(config)
+    write_table(table, folder / "protocol_effects")
+    write_figure("protocol_effects", config)
+    text = in_words(table)
+    with atomic(folder / "protocol_effects.txt") as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+    click.echo(text, nl=False)
+
+
 @cli.command()
 @with_config
 def tables(config: Config) -> None:
     """Write all tables, each as CSV, Markdown and LaTeX, and their union all.csv."""
     from dvfl.report.inputs import TABLES as folder
     from dvfl.report.tables import TABLES, write_all, write_table
+    from dvfl.steps import tables_made
     from dvfl.track import deliver_pending
 
     deliver_pending(config.tracking)
     for name, build in TABLES.items():
         write_table(build(config), folder / name)
-    write_all([folder / f"{name}.csv" for name in TABLES])
+    write_all([*(folder / f"{name}.csv" for name in TABLES), *tables_made(config)])
 
 
 @cli.command()

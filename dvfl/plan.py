@@ -19,6 +19,7 @@ from dvfl.config import (
     Config,
     ConfigError,
     DistillConfig,
+    EvaluateConfig,
     InputConfig,
     NetworkConfig,
     Section,
@@ -28,6 +29,7 @@ from dvfl.config import (
     network_train,
     override,
 )
+from dvfl.config.protocols import effect_trials
 
 RESULTS = Path("results")
 WEIGHTS = Path("resources/weights")
@@ -127,18 +129,46 @@ def trial_runs(config: Config, dataset: str, study: str) -> list[Run]:
     """
     settings = config.ablation.studies[study]
     stage: Stage = "final" if settings.evaluate_on == "test" else "selection"
-    split = config.dataset_definitions[dataset].splits[0]
+    splits = config.dataset_definitions[dataset].splits
     runs = []
-    for trial, arm, seed in itertools.product(study_trials(settings), settings.arms, settings.seeds):
-        run = Run(dataset, split, config.protocol, arm, seed, stage, study, trial)
-        arm_itself = Run(dataset, split, config.protocol, arm, seed)
-        same = stage == "final" and _same(config, run, arm_itself)
-        runs.append(arm_itself if same and seed in arm_seeds(config, arm) else run)
+    for trial, arm, seed in trial_keys(settings):
+        run = Run(dataset, splits[0], config.protocol, arm, seed, stage, study, trial)
+        of_trial = own_values(config, run).get(f"dataset_definitions.{dataset}.splits", splits)
+        run = replace(run, split=of_trial[0])
+        arm_itself = Run(dataset, run.split, config.protocol, arm, seed)
+        exists = stage == "final" and run.split in splits and seed in arm_seeds(config, arm)
+        tested_alike = exists and evaluation(config, run) == evaluation(config, arm_itself)
+        runs.append(arm_itself if tested_alike and _trained_alike(config, run, arm_itself) else run)
     return runs
 
 
-def _same(config: Config, one: Run, other: Run) -> bool:
-    """Whether two runs compute the same, whatever the studies choose."""
+def trial_keys(study: StudyConfig) -> list[tuple[str, str, int]]:
+    """Trial, arm and seed of each run of a study, in order."""
+    only = {name: [arm] for name, (arm, _) in effect_trials().items()} if study.differences else {}
+    return [
+        (trial, arm, seed)
+        for trial in study_trials(study)
+        for arm in only.get(trial, study.arms)
+        if arm in study.arms
+        for seed in study.seeds
+    ]
+
+
+def tested_anew(config: Config, run: Run) -> Run | None:
+    """The run before it that trains the very same, so that a trial of protocol differences only tests it; else None."""
+    if not run.study or not config.ablation.studies[run.study].differences:
+        return None
+    for other in trial_runs(config, run.dataset, run.study):
+        if other == run:
+            break
+        alike = (other.arm, other.seed, other.split) == (run.arm, run.seed, run.split)
+        if alike and _trained_alike(config, run, other):
+            return other
+    return None
+
+
+def _trained_alike(config: Config, one: Run, other: Run) -> bool:
+    """Whether two runs train the same, whatever the studies choose."""
     return run_settings(config, one) == run_settings(config, other) and choices_of(config, one) == choices_of(
         config, other
     )
@@ -149,6 +179,8 @@ def study_trials(study: StudyConfig) -> dict[str, dict[str, Any]]:
 
     Without distillation the temperature means nothing, so alpha = 0 is one trial and not one for each T.
     """
+    if study.differences:
+        return {name: values for name, (_, values) in effect_trials().items()}
     grid = [dict(zip(study.grid, values, strict=True)) for values in itertools.product(*study.grid.values())]
     named: dict[str, dict[str, Any]] = {}
     for point in (grid if study.grid else []) + study.points:
@@ -221,14 +253,26 @@ def own_values(config: Config, run: Run) -> dict[str, Any]:
         return {f"{role}.clips_per_class": None, **getattr(config, role).pretrain.set, f"{role}.pretrain": None}
     values = dict(config.arms[run.arm].set)
     if run.study:
-        study = config.ablation.studies[run.study]
-        values |= study.set | study_trials(study)[run.trial]
+        values |= config.ablation.studies[run.study].set | _trial_values(config, run)
     return values
+
+
+def _trial_values(config: Config, run: Run) -> dict[str, Any]:
+    point = study_trials(config.ablation.studies[run.study])[run.trial]
+    return {key.replace("{dataset}", run.dataset): value for key, value in point.items()}
 
 
 def run_config(config: Config, run: Run, chosen: Mapping[str, Any] | None = None) -> Config:
     """The config with values that studies chose laid over it, and the run's own values over those."""
-    return override(config, {**(chosen or {}), **own_values(config, run)})
+    alpha = config.distill.alpha_by_dataset.get(run.dataset)
+    of_dataset = {} if alpha is None else {"distill.alpha": alpha}
+    return override(config, {**of_dataset, **(chosen or {}), **own_values(config, run)})
+
+
+def evaluation(config: Config, run: Run) -> EvaluateConfig:
+    """How the run is tested."""
+    values = own_values(config, run)
+    return run_config(config, run).evaluate if any(key.startswith("evaluate.") for key in values) else config.evaluate
 
 
 def run_settings(config: Config, run: Run, chosen: Mapping[str, Any] | None = None) -> RunSettings:
@@ -250,11 +294,20 @@ def run_settings(config: Config, run: Run, chosen: Mapping[str, Any] | None = No
         seed=run.seed,
         split_seed=definition.split_seed,
         allow_flip=definition.horizontal_flip,
-        network=network.model_copy(update=update),
+        network=_network(network, alone=arm.distil_from is None).model_copy(update=update),
         input=own.input,
         train=network_train(own, arm.network),
-        distill=own.distill if arm.distil_from and own.distill.alpha > 0 and run.stage != "pretraining" else None,
+        distill=own.distill.model_copy(update={"alpha_by_dataset": {}})
+        if arm.distil_from and own.distill.alpha > 0 and run.stage != "pretraining"
+        else None,
     )
+
+
+def _network(network: NetworkConfig, alone: bool) -> NetworkConfig:
+    """The network with its stochastic depth where it is built from, among the overrides."""
+    rate = network.drop_path_alone if alone and network.drop_path_alone is not None else network.drop_path
+    overrides = network.model_overrides | ({} if rate is None else {"drop_path_rate": rate})
+    return network.model_copy(update={"drop_path": None, "drop_path_alone": None, "model_overrides": overrides})
 
 
 def pretraining_of(config: Config, run: Run) -> Run | None:
@@ -369,6 +422,11 @@ def resume_directory(run: Run, key: str) -> Path:
 
 def profile_path(model: str) -> Path:
     return RESULTS / f"profile/{model}.json"
+
+
+def released_loss_path() -> Path:
+    """Value and gradient of the released loss and of KL, over temperatures."""
+    return RESULTS / "protocol/released_loss.csv"
 
 
 def motion_checked(config: Config) -> list[Run]:

@@ -18,6 +18,11 @@ def check_data(config: Config) -> None:
     for name in plan.used_datasets(config):
         definition = config.dataset_definitions[name]
         archives, root = definition.archives, definition.root
+        if "released" in definition.splits and (definition.lists is None or definition.lists.released is None):
+            raise DataError(
+                f"dataset_definitions.{name}.lists.released: split 'released' follows lists that are not named here; "
+                f"give the folder of the authors' data/{name}, or other `splits`"
+            )
         if archives is not None and not archives.is_dir():
             raise DataError(f"dataset_definitions.{name}.archives: {archives} does not exist or is no folder")
         for which in ("official", "released"):
@@ -145,6 +150,9 @@ def training(config: Config, run: Run) -> dict[str, Any]:
     }
     teacher, choices = plan.teacher_of(config, run), plan.choices_of(config, run)
     network = plan.run_settings(config, run).network
+    again = plan.tested_anew(config, run)
+    if again is not None:
+        files["trained"] = [again.directory / name for name in ("weights.safetensors", "history.csv", "run.json")]
     if teacher is not None:
         files["teacher"] = teacher.directory / "weights.safetensors"
     if choices:
@@ -158,6 +166,16 @@ def training(config: Config, run: Run) -> dict[str, Any]:
 def definition_of_weights(config: Config, name: str) -> str:
     """Digest of what decides which file it is."""
     return digest(config.weights_definitions[name].model_dump(mode="json", include={"size", "checksum"}))
+
+
+def test_settings(config: Config, run: Run) -> list[Any]:
+    """What decides how a run's clips are tested."""
+    tested = plan.evaluation(config, run)
+    at_once = [tested.batch_size] if tested.drop_last else []  # elsewhere the batch leaves no trace
+    return [tested.clips, tested.crops, tested.frames, tested.drop_last, *at_once]
+
+
+test_settings.__test__ = False  # a function of the library that pytest would take for a test
 
 
 def scores(config: Config, dataset: str, study: str) -> list[Path]:
@@ -211,7 +229,7 @@ def audit_settings(config: Config, dataset: str) -> str:
     return digest([pictures, definition.model_dump(mode="json", include={"group", "lists"})])
 
 
-TABLES = ("accuracy", "efficiency", "ablation", "checks", "audit", "audit_classes", "claims")
+TABLES = ("accuracy", "efficiency", "ablation", "checks", "audit", "audit_classes", "claims", "released_loss")
 FIGURES = (
     "accuracy_vs_params",
     "accuracy_vs_gmacs",
@@ -220,6 +238,7 @@ FIGURES = (
     "alpha_temperature",
     "labelled_clips",
     "audit",
+    "released_loss",
 )
 
 
@@ -228,6 +247,20 @@ def table_inputs(config: Config) -> list[Path]:
     from dvfl.report import inputs
 
     return list(dict.fromkeys(path for table in TABLES for path in inputs.table_inputs(table, config)))
+
+
+def protocol_effects_inputs(config: Config) -> list[Path]:
+    """Files that the table of the protocols' differences is made from."""
+    from dvfl.report import inputs
+
+    return inputs.table_inputs("protocol_effects", config)
+
+
+def tables_made(config: Config) -> list[str]:
+    """Tables made on demand that are there, and so part of all.csv from now on."""
+    measured = any(study.differences for study in config.ablation.studies.values())
+    table = plan.RESULTS / "tables/protocol_effects.csv"
+    return [str(table)] if measured and table.exists() else []
 
 
 def figure_inputs(config: Config) -> list[Path]:

@@ -66,7 +66,10 @@ SETTINGS: dict[str, Any] = {
         "distilled_few": None,
     },
     "evaluate": {"clips": 1, "crops": 1, "resamples": 100},
-    "ablation": {"run": [], "studies": {"epochs": None, "alpha_temperature": None, "labelled_clips": None}},
+    "ablation": {
+        "run": [],
+        "studies": {"epochs": None, "alpha_temperature": None, "labelled_clips": None, "protocol_effects": None},
+    },
     "chosen_by": [],
 }
 

@@ -14,6 +14,7 @@ from dvfl.files import read_json
 
 ORDER = [
     "config",
+    "protocol",
     "fetch",
     "index",
     "split",
@@ -45,7 +46,22 @@ def test_help_lists_the_commands_in_the_order_of_the_pipeline(command):
     assert all(len(line.split()) > 2 for line in listed)  # each says what it does
 
 
-@pytest.mark.parametrize("name", [*ORDER, "runs", "tracking", "motion-check", "figures", "summary", "ui", "results"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *ORDER,
+        "runs",
+        "tracking",
+        "motion-check",
+        "protocol",
+        "released-loss",
+        "protocol-effects",
+        "figures",
+        "summary",
+        "ui",
+        "results",
+    ],
+)
 def test_every_command_explains_itself(command, name):
     code, out, _ = command(name, "--help")
     assert code == 0

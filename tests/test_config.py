@@ -74,7 +74,9 @@ def test_a_sound_config_passes_with_its_defaults():
     assert "motions" in config.dataset_definitions  # the registry's are known as well
 
 
-@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda file: file.name)
+@pytest.mark.parametrize(
+    "file", sorted(set(FOLDER.glob("*.yaml")) - {FOLDER / "protocols.yaml"}), ids=lambda file: file.name
+)
 def test_every_config_of_the_project_loads(file):
     if file.name == "datasets.yaml":
         load_config(DEFAULT_CONFIG, registry=file)

@@ -45,7 +45,7 @@ def record_trial(config: Config, run: Run, value: float, intermediate: Mapping[i
     A trial is known by its name, arm and seed; an earlier outcome of the same is replaced.
     """
     settings = config.ablation.studies[run.study]
-    params = plan.study_trials(settings)[run.trial]
+    params = {key: _plain(value) for key, value in plan.study_trials(settings)[run.trial].items()}
     trial = create_trial(
         state=TrialState.COMPLETE,
         params=params,
@@ -66,13 +66,18 @@ def record_trial(config: Config, run: Run, value: float, intermediate: Mapping[i
         study.add_trial(trial)
 
 
+def _plain(value: Any) -> Any:
+    """Optuna keeps numbers and texts."""
+    return value if isinstance(value, bool | int | float | str | None) else str(value)
+
+
 def recorded_trials(dataset: str, study: str) -> list[FrozenTrial]:
     return open_study(dataset, study).trials
 
 
 def _distribution(study: StudyConfig, key: str) -> BaseDistribution:
     """Range of a key over the study: numbers as a range, so that Optuna can draw them on an axis."""
-    values = [point[key] for point in plan.study_trials(study).values() if key in point]
+    values = [_plain(point[key]) for point in plan.study_trials(study).values() if key in point]
     if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
         return FloatDistribution(min(values), max(values))
     return CategoricalDistribution(values)

@@ -70,9 +70,12 @@ class DatasetDefinition(Section):
         min_length=1,
         description="Names of the splits to run: split<k> (the owner's list, else drawn by group), released, "
         "fold<k>of<n> (k-fold by group; with as many folds as there are groups, leave one group out), fold*of<n> (all "
-        "of these folds).",
+        "of these folds), clips<k> (drawn clip by clip, so that sources leak from train into test, as in the released "
+        "list of HMDB51).",
     )
-    test_fraction: float = Field(0.25, gt=0.0, le=0.5, description="Share of the clips held out for test (folder).")
+    test_fraction: float = Field(
+        0.25, gt=0.0, le=0.5, description="Share of the clips held out for test, where no list says."
+    )
     validation_fraction: float = Field(
         0.2, gt=0.0, le=0.5, description="Share of the training clips held out to choose on, by group."
     )

@@ -13,6 +13,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from dvfl.config.measuring import StudyConfig
+from dvfl.config.protocols import Protocol, effect_trials, preset
 from dvfl.config.schema import Config
 from dvfl.config.section import ConfigError, nearest
 from dvfl.config.training import TrainConfig
@@ -37,7 +39,12 @@ def load_config(*files: str | Path, values: Mapping[str, Any] | None = None, reg
 def check_config(raw: Mapping[str, Any], registry: str | Path = REGISTRY) -> Config:
     """The checked config of plain values; what the registries of data sets and of weights define is known."""
     raw = _without_removed(deepcopy(dict(raw)))
-    raw["dataset_definitions"] = merge(read_yaml(registry), raw.get("dataset_definitions") or {})
+    known = read_yaml(registry)
+    if (protocol := raw.get("protocol", "as_described")) in get_args(Protocol):
+        below = preset(protocol, raw)
+        known = merge(known, {k: v for k, v in below.pop("dataset_definitions", {}).items() if k in known})
+        raw = merge(below, raw)
+    raw["dataset_definitions"] = merge(known, raw.get("dataset_definitions") or {})
     raw["weights_definitions"] = merge(read_yaml(WEIGHTS), raw.get("weights_definitions") or {})
     root = raw.get("root")
     if root is not None:
@@ -160,17 +167,37 @@ def _check_overrides(config: Config) -> None:
     for arm, settings in config.arms.items():
         with _at(f"arms.{arm}.set"):
             own = override(config, settings.set)
-            network_train(own, settings.network)
+            train = network_train(own, settings.network)
             for role in ("teacher", "student"):
                 if getattr(own, role).pretrain not in (None, getattr(config, role).pretrain):
                     raise ConfigError(f"{role}.pretrain: null is all that an arm can set it to; all arms share it")
+            if config.protocol == "as_described":
+                _refuse_selection_on_test(train)
     for name, study in config.ablation.studies.items():
         with _at(f"ablation.studies.{name}.set"):
             base = override(config, study.set)
-        for point in [{key: value} for key, values in study.grid.items() for value in values] + study.points:
+        for point in _points(study, config.datasets[0]):
             with _at(f"ablation.studies.{name}"):
                 for arm in study.arms:
-                    network_train(override(base, point), config.arms[arm].network)
+                    train = network_train(override(base, point), config.arms[arm].network)
+                    if config.protocol == "as_described" and study.evaluate_on == "validation":
+                        _refuse_selection_on_test(train)
+
+
+def _points(study: StudyConfig, dataset: str) -> list[dict[str, Any]]:
+    """What a study's trials set, each value at least once."""
+    if study.differences:
+        trials = (values for _, values in effect_trials().values())
+        return [{key.format(dataset=dataset): value for key, value in values.items()} for values in trials]
+    return [{key: value} for key, values in study.grid.items() for value in values] + study.points
+
+
+def _refuse_selection_on_test(train: TrainConfig) -> None:
+    if train.report_epoch != "last":
+        raise ConfigError(
+            f"train.report_epoch: {train.report_epoch} chooses on test, which protocol as_described never does; it is "
+            f"there for `protocol: as_released` and for studies with `evaluate_on: test`"
+        )
 
 
 class _at:

@@ -12,7 +12,17 @@ from dvfl.config.section import Count, Name, Section
 class EvaluateConfig(Section):
     clips: Count = Field(1, description="Temporal clips of a test clip [1 or 4].")
     crops: Literal[1, 3] = Field(1, description="Spatial crops of a test clip [1 or 3].")
+    frames: Literal["even", "random"] = Field(
+        "even",
+        description="Frames of several temporal clips: spread evenly over the segments, or drawn at random, as the "
+        "released datasets/pipeline.py does (finding random_multiview). A single clip takes the segments' centres.",
+    )
     batch_size: Count = Field(32, description="Views that the network takes at once.")
+    drop_last: bool = Field(
+        False,
+        description="Leave out the clips of the last incomplete batch, as the released datasets/build.py does (finding "
+        "eval_drops_clips).",
+    )
     resamples: int = Field(2000, ge=100, description="Bootstrap resamples behind an interval.")
 
 
@@ -25,9 +35,20 @@ class StudyConfig(Section):
         "validation", description="validation where something is chosen; test for a control that chooses nothing."
     )
     set: dict[str, Any] = Field({}, description="Dotted keys that differ for every trial of the study.")
+    differences: bool = Field(
+        False,
+        description="In place of grid and points: a trial for each difference between the protocols that "
+        "config/protocols.yaml says how to measure, and those that they are compared with.",
+    )
 
     @model_validator(mode="after")
     def _has_points(self) -> StudyConfig:
+        if self.differences:
+            if self.grid or self.points:
+                raise ValueError("has its points from config/protocols.yaml: leave out `grid` and `points`")
+            if self.evaluate_on != "test":
+                raise ValueError("measures the differences between the protocols, on test: set `evaluate_on: test`")
+            return self
         if not self.grid and not self.points:
             raise ValueError("needs a `grid` or `points`")
         if any(not values for values in self.grid.values()):

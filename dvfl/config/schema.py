@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from dvfl.config.datasets import DatasetDefinition, FetchConfig
 from dvfl.config.measuring import AblationConfig, AuditConfig, EvaluateConfig, ProfileConfig, TrackingConfig
+from dvfl.config.protocols import Protocol
 from dvfl.config.section import Name, Section, nearest
 from dvfl.config.training import ArmConfig, DistillConfig, InputConfig, NetworkConfig, TrainConfig
 from dvfl.config.weights import WeightsDefinition
@@ -25,7 +26,11 @@ class Config(Section):
     root: Path | None = Field(
         None, description="Short for dataset_definitions.<name>.root of the one folder data set that is run."
     )
-    protocol: Literal["as_described"] = Field("as_described", description="Training and test protocol.")
+    protocol: Protocol = Field(
+        "as_described",
+        description="Training and test protocol: presets of the keys in which the released code differs from what is "
+        "described (config/protocols.yaml; `dvfl protocol` prints both). A key that a config file sets itself stands.",
+    )
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="Seeds of the arms.")
     input: InputConfig = InputConfig()
     train: TrainConfig = TrainConfig()
@@ -76,6 +81,8 @@ class Config(Section):
         for study in self.ablation.run:
             if study not in self.ablation.studies:
                 raise ValueError(f"ablation.run: {study!r} is not a study{nearest(study, self.ablation.studies)}")
+            if self.ablation.studies[study].differences:
+                raise ValueError(f"ablation.run: {study!r} has a table of its own: ask for the target protocol_effects")
         for study, settings in self.ablation.studies.items():
             for arm in settings.arms:
                 if arm not in self.arms:

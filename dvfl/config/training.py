@@ -8,9 +8,11 @@ from pydantic import Field, field_validator, model_validator
 
 from dvfl.config.section import Count, Fraction, Name, Positive, Section, nearest
 
+DropPath = Annotated[float, Field(ge=0.0, lt=1.0)]
+
 
 class InputConfig(Section):
-    """What a network is shown (FACTS of the released recipe in brackets where they differ from the default)."""
+    """What a network is shown; in brackets the authors' released recipe, where the paper leaves it open too."""
 
     frames: Count = Field(8, description="Segments of a clip, one frame each [8].")
     img_size: int = Field(32, ge=16, description="Height and width given to the network, pixels [224].")
@@ -51,21 +53,45 @@ class InputConfig(Section):
 
 
 class TrainConfig(Section):
-    """How a network is trained."""
+    """How a network is trained; the released recipe in brackets."""
 
-    epochs: Count = Field(30, description="Passes over the training clips [120]; the last epoch is reported.")
+    epochs: Count = Field(30, description="Passes over the training clips [120].")
     batch_size: Count = Field(24, description="Clips of a micro-batch: what one device takes at once [8].")
     accumulate: Count = Field(1, description="Micro-batches of one optimiser step.")
-    optimizer: Literal["sgd", "adamw"] = Field("adamw", description="sgd: Nesterov momentum 0.9 [sgd].")
-    lr: Positive = Field(1e-3, description="Peak learning rate.")
-    weight_decay: float = Field(0.05, ge=0, description="Weight decay; none on biases and 1-D parameters.")
+    optimizer: Literal["sgd", "adamw"] = Field("adamw", description="sgd with Nesterov momentum, or adamw [sgd].")
+    lr: Positive = Field(1e-3, description="Peak learning rate, of a step of lr_batch clips where that is given [0.1].")
+    lr_batch: Count | None = Field(
+        None,
+        description="Clips of the step that lr is meant for: the peak is lr * batch_size * accumulate / lr_batch; "
+        "None: lr as it stands [512, which makes 0.0046875 of 24 clips a step].",
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum of sgd [0.9].")
+    weight_decay: float = Field(
+        0.05, ge=0, description="Weight decay, of what decay_applies_to says [1e-4 in the released files]."
+    )
+    decay_applies_to: Literal["matrices", "none"] = Field(
+        "matrices",
+        description="matrices: matrices and kernels, not biases and other 1-D parameters; none: no parameter, which is "
+        "what the released optimizer makes of any weight decay (finding no_weight_decay_at_all).",
+    )
     warmup: Fraction = Field(0.1, description="Share of the steps that warm up linearly [20 of 120 epochs].")
-    lr_floor: Fraction = Field(0.01, description="First and last learning rate, as a share of lr [0.01].")
+    lr_floor: Fraction = Field(
+        0.01,
+        description="Learning rate that the warm-up starts from and the cosine, step by step, ends at, as a share of "
+        "the peak [0.01].",
+    )
     clip_grad_norm: Positive | None = Field(5.0, description="Gradient norm is clipped at this [5].")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="Label smoothing of the cross-entropy [0.1].")
     mixup: float = Field(0.0, ge=0, description="Alpha of mixup's Beta; 0: off [0.8].")
     cutmix: float = Field(0.0, ge=0, description="Alpha of CutMix's Beta; 0: off [1.0].")
-    mix_probability: Fraction = Field(1.0, description="Share of the micro-batches that are mixed.")
+    mix_probability: Fraction = Field(
+        0.5,
+        description="Share of the micro-batches that are mixed [0.5 in the released files, 1 in what main_KD.py does: "
+        "finding mixup_prob_ignored].",
+    )
+    cutmix_share: Fraction = Field(
+        0.5, description="Share of CutMix among the micro-batches that are mixed, where mixup is on as well [0.5]."
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "float32", description="auto: bfloat16 on GPUs, float32 elsewhere."
     )
@@ -76,6 +102,18 @@ class TrainConfig(Section):
     include_validation: bool = Field(
         True, description="Final arms train on train and validation together, as published protocols do."
     )
+
+    report_epoch: Literal["last", "best_on_test"] = Field(
+        "last",
+        description="Epoch whose weights are the result. best_on_test looks at the clips that the run is evaluated on "
+        "after every epoch and keeps the best: selection on test, as the released main_KD.py reports (finding "
+        "selection_on_test). Refused in protocol as_described, outside studies that are evaluated on test.",
+    )
+
+    @property
+    def peak_lr(self) -> float:
+        """Learning rate at the end of the warm-up, for steps of this many clips."""
+        return self.lr if self.lr_batch is None else self.lr * self.batch_size * self.accumulate / self.lr_batch
 
     @model_validator(mode="after")
     def _mixing_needs_pairs(self) -> TrainConfig:
@@ -96,6 +134,16 @@ class NetworkConfig(Section):
 
     model: str = Field(description="Name of a registered model.")
     model_overrides: dict[str, Any] = Field({}, description="Constructor arguments of the model to change.")
+    drop_path: DropPath | None = Field(
+        None,
+        description="Stochastic depth of the last block, growing linearly from 0 at the first; None: the model's own. "
+        "It wins over `drop_path_rate` in model_overrides [base 0.5, small 0.3, tiny 0.2, vfl_net 0.1 distilled].",
+    )
+    drop_path_alone: DropPath | None = Field(
+        None,
+        description="The same where the network learns from labels alone; None: as drop_path [vfl_net 0.2 in the "
+        "released file of the run on labels: finding unequal_drop_path].",
+    )
     weights: str | None = Field(
         None,
         description="Path of weights that replace the training, or their name in weights_definitions; every one must "
@@ -130,11 +178,21 @@ class DistillConfig(Section):
     """L = alpha * T^2 * KL(teacher/T || student/T) + (1 - alpha) * cross-entropy."""
 
     divergence: Literal["forward_kl", "reverse_kl", "released_code"] = Field(
-        "forward_kl", description="What alpha weighs: forward_kl is the paper's."
+        "forward_kl",
+        description="What alpha weighs: forward_kl is the paper's, released_code what classification/criterion.py "
+        "computes (finding kd_not_a_divergence).",
     )
-    alpha: Fraction = Field(0.2, description="Weight of the divergence [0.2]; 0: labels only.")
+    alpha: Fraction = Field(0.2, description="Weight of the divergence [0.2, by the README]; 0: labels only.")
+    alpha_by_dataset: dict[Name, Fraction] = Field(
+        {}, description="Alpha of single data sets, over alpha [ucf101 0.3, by its file: finding alpha_unequal]."
+    )
     temperature: Positive = Field(10.0, description="Temperature T [10].")
     t_squared: bool = Field(True, description="Multiply the divergence by T^2 (stated assumption; as released).")
+    teacher_head: Literal["trained", "random"] = Field(
+        "trained",
+        description="random: the teacher's classifier is initialised again before it teaches, once a run, as the "
+        "released main_KD.py does on every GPU (finding teacher_head_random).",
+    )
     targets: Literal["cached", "online"] = Field(
         "cached", description="cached: the teacher's logits of all views, computed once; online: in the loop."
     )

@@ -80,10 +80,17 @@ class ClipDataset(Dataset):
         kept = self._kept.get((i, self._view(epoch)))
         return self._draw(i, epoch) if kept is None else kept
 
-    def test_views(self, i: int, clips: int = 1, crops: int = 1) -> Tensor:
-        """Test views, uint8 (clips * crops, T, 3, S, S): all crops of a temporal clip together."""
+    def test_views(self, i: int, clips: int = 1, crops: int = 1, random: bool = False) -> Tensor:
+        """Test views, uint8 (clips * crops, T, 3, S, S): all crops of a temporal clip together.
+
+        With `random`, several temporal clips take frames drawn for (seed, clip) and not evenly spread ones.
+        """
         path = self.root / self.clip_ids[i]
-        return read_test_views(path, self._frames[i], self.input, clips, crops)
+        if not random or clips == 1:
+            return read_test_views(path, self._frames[i], self.input, clips, crops)
+        rng = generator(self.seed, "test frames", self.clip_ids[i])
+        drawn = [random_segment_indices(self._frames[i], self.input.frames, rng) for _ in range(clips)]
+        return _test_views_at(path, np.stack(drawn), self.input, crops)
 
     def cache_bytes(self) -> int:
         """Bytes of the views in memory once all of them are made; 0 where none are kept."""
@@ -115,10 +122,14 @@ class ClipDataset(Dataset):
 
 def read_test_views(path: str | Path, num_frames: int, input: InputConfig, clips: int = 1, crops: int = 1) -> Tensor:
     """Test views of a file of `num_frames` frames, uint8 (clips * crops, T, 3, S, S)."""
+    return _test_views_at(path, test_view_indices(num_frames, input.frames, clips), input, crops)
+
+
+def _test_views_at(path: str | Path, indices: np.ndarray, input: InputConfig, crops: int) -> Tensor:
+    """Test views of the frames `indices` (clips, T) of a file."""
     transform = TestTransform(input, crops)
-    indices = test_view_indices(num_frames, input.frames, clips)
     frames = read_frames(path, indices, transform.short_side)
-    by_clip = frames.reshape(clips, input.frames, *frames.shape[1:])
+    by_clip = frames.reshape(*indices.shape, *frames.shape[1:])
     return torch.cat([transform(clip) for clip in by_clip])
 
 
@@ -153,14 +164,21 @@ def iterate_training(
 
 
 def iterate_test(
-    dataset: ClipDataset, clips: int, crops: int, batch_size: int, workers: int = 0
+    dataset: ClipDataset,
+    clips: int,
+    crops: int,
+    batch_size: int,
+    workers: int = 0,
+    random: bool = False,
+    drop_last: bool = False,
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Every clip once, in order: positions int64 (B,), views uint8 (B, V, T, 3, S, S).
 
-    V = clips * crops. `batch_size` counts views: B is as many clips as fit, at least one.
+    V = clips * crops. `batch_size` counts views: B is as many clips as fit, at least one. `random` frames and
+    `drop_last`, which leaves out the last batch where it is incomplete, are what the released code does.
     """
-    batches = _batches(range(len(dataset)), max(1, batch_size // (clips * crops)))
-    made = _made(_TestViews(dataset, clips, crops), batches, workers)
+    batches = _batches(range(len(dataset)), max(1, batch_size // (clips * crops)), drop_last)
+    made = _made(_TestViews(dataset, clips, crops, random), batches, workers)
     for batch, views in zip(batches, made, strict=True):
         yield np.asarray(batch, dtype=np.int64), views
 
@@ -174,11 +192,11 @@ class _TrainingViews(Dataset):
 
 
 class _TestViews(Dataset):
-    def __init__(self, dataset: ClipDataset, clips: int, crops: int) -> None:
-        self.dataset, self.clips, self.crops = dataset, clips, crops
+    def __init__(self, dataset: ClipDataset, clips: int, crops: int, random: bool) -> None:
+        self.dataset, self.arguments = dataset, (clips, crops, random)
 
     def __getitem__(self, i: int) -> Tensor | UnreadableClip:
-        return _or_error(self.dataset.test_views, i, self.clips, self.crops)
+        return _or_error(self.dataset.test_views, i, *self.arguments)
 
 
 def _or_error(make, *arguments) -> Tensor | UnreadableClip:

@@ -2,7 +2,8 @@
 
 Test clips are those of a published list (split<k> of an owner, `released`), a fold of a k-fold (fold<k>of<n>), or a
 share of the clips held out by group. Clips of one group never straddle, but between train and test of a published list,
-which is followed as it is: what it leaks is counted by the audit. Validation is held out of train by group.
+which is followed as it is, and of clips<k>, which is drawn clip by clip to measure what leaking does: the audit counts
+what they leak. Validation is held out of train by group.
 """
 
 from __future__ import annotations
@@ -38,11 +39,15 @@ def make_split(index: pd.DataFrame, definition: DatasetDefinition, name: str) ->
     seed = (definition.split_seed, "split", name)
     listed = published_list(definition, name)
     fold = re.fullmatch(r"fold(\d+)of(\d+)", name)
+    by_clip = re.fullmatch(r"clips\d+", name) is not None
     if listed is not None:
         _check_mismatch(index, listed, definition, name)
         subset = _by_list(rows, listed)
     elif fold is not None:
         held = _fold(rows, int(fold[1]), int(fold[2]), definition)
+        subset = pd.Series(np.where(held, "test", "train"), index=rows.index)
+    elif by_clip:
+        held = _hold_out_clips(rows, definition.test_fraction, (*seed, "test"))
         subset = pd.Series(np.where(held, "test", "train"), index=rows.index)
     else:
         _check_groups(rows, len(SUBSETS), index)
@@ -54,14 +59,14 @@ def make_split(index: pd.DataFrame, definition: DatasetDefinition, name: str) ->
     subset.loc[rest.index[held]] = "validation"
     split = pd.DataFrame({"clip_id": rows["clip_id"], "subset": subset.astype("str")})
     split = split[split["subset"] != ""].reset_index(drop=True)
-    check_split(split, index, published=listed is not None)
+    check_split(split, index, leaks=listed is not None or by_clip)
     return split
 
 
 def published_list(definition: DatasetDefinition, name: str) -> pd.DataFrame | None:
     """The published list that a split follows, as `read_lists` has it; None where the split is drawn."""
     which = definition.lists_of(name)
-    if definition.kind == "motions" and which is None:
+    if definition.kind == "motions" and which is None and not re.fullmatch(r"clips\d+", name):
         raise DataError(f"splits: {name!r} is not an official split; they are split1, split2, …")
     if name == "released" and which is None:
         raise DataError("splits: 'released' needs the released lists; give their folder under `lists.released`")
@@ -104,16 +109,16 @@ def mismatches(index: pd.DataFrame, listed: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([lost.loc[problem != "ok", columns], extra[columns]], ignore_index=True)
 
 
-def check_split(split: pd.DataFrame, index: pd.DataFrame, published: bool = False) -> None:
+def check_split(split: pd.DataFrame, index: pd.DataFrame, leaks: bool = False) -> None:
     """Raise DataError unless subsets share no group and each of them has every class.
 
-    Train and test of a published list may share groups: they are as they were published.
+    With `leaks`, train and test may share groups: a published list is followed as it is.
     """
     unknown = set(split["clip_id"]) - set(index["clip_id"])
     if unknown:
         raise DataError(f"the split has {min(unknown)!r}, which is not in the index: index again")
     rows = split.merge(index, on="clip_id")
-    bound = rows[rows["subset"] != "test"] if published else rows
+    bound = rows[rows["subset"] != "test"] if leaks else rows
     subsets = bound.groupby("group")["subset"].agg(lambda names: sorted(set(names)))
     straddling = subsets[subsets.map(len) > 1]
     if len(straddling):
@@ -226,6 +231,14 @@ def _check_groups(rows: pd.DataFrame, needed: int, index: pd.DataFrame) -> None:
                 f"one for each of {', '.join(SUBSETS[-needed:] if needed == 3 else SUBSETS[:2])}: "
                 f"add clips of other sources, leave the class out, or make `group` finer"
             )
+
+
+def _hold_out_clips(rows: pd.DataFrame, fraction: float, seed: tuple[str | int, ...]) -> np.ndarray:
+    """Mask of `fraction` of each class's clips, drawn clip by clip whatever their source."""
+    turn = rows["clip_id"].map(lambda clip: derive_seed(*seed, clip))
+    place = turn.groupby(rows["label"]).rank(method="first")
+    sizes = rows.groupby("label")["clip_id"].transform("size")
+    return (place <= (fraction * sizes).round().clip(lower=1)).to_numpy()
 
 
 def _hold_out(

@@ -104,9 +104,10 @@ def mix_batch(
     cutmix: float,
     probability: float,
     label_smoothing: float,
+    cutmix_share: float = 0.5,
     address: tuple[str | int, ...],
 ) -> tuple[Tensor, Tensor]:
-    """Mixup or CutMix of a micro-batch, half and half where both are on.
+    """Mixup or CutMix of a micro-batch; where both are on, CutMix with chance `cutmix_share`.
 
     Float views (B, T, 3, H, W) and integer labels (B,) -> mixed views of the same shape and soft
     targets (B, num_classes), smoothed whether or not this batch is mixed. One lambda and one
@@ -122,6 +123,7 @@ def mix_batch(
         mixup_alpha=mixup,
         cutmix_alpha=cutmix,
         prob=probability,
+        switch_prob=cutmix_share,
         label_smoothing=label_smoothing,
         num_classes=num_classes,
     )

@@ -60,18 +60,18 @@ class TeacherAtChance(UserError):
     """The teacher knows nothing about the training clips: there is nothing to distil."""
 
 
-def check_teacher(logits: Tensor, labels: Tensor, name: str) -> float:
+def check_teacher(logits: Tensor, labels: Tensor, name: str, required: bool = True) -> float:
     """Accuracy of teacher logits (N, C) on the labels (N,) of training clips.
 
-    Raises TeacherAtChance where guessing would do as well in one case of twenty or more: a head that was lost or labels
-    that were shifted show here at once, whatever the student's loss does.
+    With `required`, raises TeacherAtChance where guessing would do as well in one case of twenty or more: a head that
+    was lost or labels that were shifted show here at once, whatever the student's loss does.
     """
     from scipy.stats import binom
 
     count, num_classes = logits.shape
     correct = int((logits.argmax(1) == labels).sum())
     by_guessing = binom.sf(correct - 1, count, 1 / num_classes)
-    if by_guessing >= AT_CHANCE:
+    if required and by_guessing >= AT_CHANCE:
         raise TeacherAtChance(
             f"{name}: the teacher is right on {correct / count:.1%} of the training clips, chance being "
             f"{1 / num_classes:.1%} (guessing would do as well with probability {by_guessing:.2f}); check its weights, "

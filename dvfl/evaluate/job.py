@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from dvfl import plan
-from dvfl.config import Config, InputConfig
+from dvfl.config import Config, EvaluateConfig, InputConfig
 from dvfl.data.reader import probe
 from dvfl.errors import UserError
 from dvfl.evaluate.score import score_predictions
@@ -31,7 +31,7 @@ def test_run(config: Config, run: Run) -> None:
     recipe = resolve(settings.train, run.seed, len(data.classes))
     model, _ = load_network(run.directory / "weights.safetensors")
     predictions = predict_dataset(
-        model.to(recipe.device), dataset, config.evaluate, recipe.device, settings.train.workers
+        model.to(recipe.device), dataset, plan.evaluation(config, run), recipe.device, settings.train.workers
     )
     with atomic(run.directory / "predictions.parquet") as partial:
         predictions.to_parquet(partial, index=False)
@@ -45,21 +45,30 @@ def score_run(config: Config, run: Run) -> dict[str, Any]:
     index = read_index(required(plan.index_path(run.dataset)))
     split = read_split(required(plan.split_path(run.dataset, run.split)))
     subset = plan.run_settings(config, run).evaluated_on
+    evaluate = plan.evaluation(config, run)
     scores = score_predictions(
         pd.read_parquet(required(run.directory / "predictions.parquet")),
         index,
         index.drop_duplicates("label").sort_values("label")["class_name"].tolist(),
-        expected_clip_ids=split.loc[split["subset"] == subset, "clip_id"],
+        expected_clip_ids=_expected(split.loc[split["subset"] == subset, "clip_id"], evaluate),
         resamples=config.evaluate.resamples,
     )
     about = {
         **{key: getattr(run, key) for key in ("dataset", "split", "protocol", "arm", "seed", "study", "trial")},
         "subset": subset,
-        "views": f"{config.evaluate.clips}x{config.evaluate.crops}",
+        "views": f"{evaluate.clips}x{evaluate.crops}",
+        "clips_dropped": int((split["subset"] == subset).sum()) - scores["n_clips"],
     }
     write_json(run.directory / "scores.json", about | scores)
     _track_scores(config, run, scores)
     return scores
+
+
+def _expected(clip_ids: pd.Series, evaluate: EvaluateConfig) -> list[str]:
+    """The clips that a test predicts: all, but for those of an incomplete last batch where that is dropped."""
+    ordered = sorted(clip_ids)
+    clips_at_once = max(1, evaluate.batch_size // (evaluate.clips * evaluate.crops))
+    return ordered[: len(ordered) // clips_at_once * clips_at_once] if evaluate.drop_last else ordered
 
 
 def _track_scores(config: Config, run: Run, scores: dict[str, Any]) -> None:

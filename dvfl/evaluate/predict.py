@@ -9,6 +9,7 @@ from torch import nn
 from dvfl.config import EvaluateConfig
 from dvfl.data.clips import ClipDataset, iterate_test
 from dvfl.data.transforms import normalise
+from dvfl.errors import UserError
 
 
 @torch.inference_mode()
@@ -24,10 +25,22 @@ def predict_dataset(
     device: torch.device,
     workers: int = 0,
 ) -> pd.DataFrame:
-    """One row a clip: clip_id, label, probabilities (C numbers, the mean over the test views)."""
+    """One row a clip: clip_id, label, probabilities (C numbers, the mean over the test views).
+
+    Raises UserError where the clips do not fill a batch and incomplete ones are dropped.
+    """
     model.eval()
     rows = []
-    for positions, views in iterate_test(dataset, evaluate.clips, evaluate.crops, evaluate.batch_size, workers):
+    batches = iterate_test(
+        dataset,
+        evaluate.clips,
+        evaluate.crops,
+        evaluate.batch_size,
+        workers,
+        random=evaluate.frames == "random",
+        drop_last=evaluate.drop_last,
+    )
+    for positions, views in batches:
         clips, views_each = views.shape[:2]
         probabilities = view_probabilities(model, views.flatten(0, 1), device)
         means = probabilities.view(clips, views_each, -1).mean(1)
@@ -35,4 +48,9 @@ def predict_dataset(
             (dataset.clip_ids[position], dataset.labels[position], mean.tolist())
             for position, mean in zip(positions, means, strict=True)
         ]
+    if not rows:
+        raise UserError(
+            f"evaluate.drop_last: the {len(dataset)} clips do not fill one batch of evaluate.batch_size, and "
+            f"incomplete ones are dropped; make it smaller, or drop_last false"
+        )
     return pd.DataFrame(rows, columns=["clip_id", "label", "probabilities"]).sort_values("clip_id", ignore_index=True)

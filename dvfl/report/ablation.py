@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from dvfl.config import Config
-from dvfl.plan import Run, study_trials, trial_runs
+from dvfl.plan import Run, study_trials, trial_keys, trial_runs
 from dvfl.report.accuracy import Row, difference_rows, pair_model, views
 from dvfl.report.contrasts import contrasts, teachers_of
 from dvfl.report.inputs import model_of
@@ -36,8 +36,7 @@ def build_ablation(config: Config) -> pd.DataFrame:
 
 def runs_by_trial(config: Config, dataset: str, study: str) -> Trials:
     """Runs of a study, by trial and arm; a trial that is a final run is that run."""
-    settings = config.ablation.studies[study]
-    keys = itertools.product(study_trials(settings), settings.arms, settings.seeds)
+    keys = trial_keys(config.ablation.studies[study])
     trials: Trials = {}
     for (trial, arm, _), run in zip(keys, trial_runs(config, dataset, study), strict=True):
         trials.setdefault((trial, arm), []).append(run)

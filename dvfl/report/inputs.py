@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dvfl.config import PROJECT, Config
+from dvfl.config import PROJECT, Config, ConfigError
 from dvfl.plan import (
     RESULTS,
     Run,
@@ -14,6 +14,7 @@ from dvfl.plan import (
     motion_check_path,
     motion_checked,
     profile_path,
+    released_loss_path,
     run_settings,
     split_path,
     study_directory,
@@ -29,6 +30,7 @@ _TABLES_OF_FIGURE = {
     "accuracy_vs_gmacs": ("accuracy", "efficiency"),
     "alpha_temperature": ("ablation",),
     "labelled_clips": ("ablation",),
+    "protocol_effects": ("protocol_effects",),
 }
 
 
@@ -39,12 +41,23 @@ def table_inputs(table: str, config: Config) -> list[Path]:
 
 def figure_inputs(figure: str, config: Config) -> list[Path]:
     """Files that a figure is drawn from: tables, or what the runs wrote."""
-    if figure == "audit":
-        return _table_inputs("audit", config)
+    if figure in ("audit", "released_loss"):
+        return _table_inputs(figure, config)
     if figure in _TABLES_OF_FIGURE:
         return [TABLES / f"{table}.csv" for table in _TABLES_OF_FIGURE[figure]]
     file = {"training_curves": "history.csv", "confusion": "scores.json"}[figure]
     return [run.directory / file for run in final_runs(config)]
+
+
+def differences_study(config: Config) -> str:
+    """The study of the differences between the protocols. Raises ConfigError where the config has none."""
+    for name, study in config.ablation.studies.items():
+        if study.differences:
+            return name
+    raise ConfigError(
+        "ablation.studies: none measures the differences between the protocols; give one `differences: true`, as "
+        "config/config.yaml does"
+    )
 
 
 def profiled_models(config: Config) -> dict[str, list[str]]:
@@ -81,6 +94,12 @@ def _table_inputs(table: str, config: Config) -> list[Path]:
                 if config.ablation.studies[study].evaluate_on == "validation":
                     paths.append(study_directory(dataset, study) / "choice.json")
         return paths
+    if table == "protocol_effects":
+        study = differences_study(config)
+        runs = [run for dataset in config.datasets for run in trial_runs(config, dataset, study)]
+        return [index_path(dataset) for dataset in config.datasets] + _run_files(runs)
+    if table == "released_loss":
+        return [released_loss_path()]
     if table == "claims":
         return [*_table_inputs("accuracy", config), *_table_inputs("efficiency", config)]
     if table == "checks":

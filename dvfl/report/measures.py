@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from dvfl.evaluate.metrics import METRICS, true_class_rank
 from dvfl.evaluate.statistics import (
@@ -118,6 +119,38 @@ def contrast_over_splits(pairs: list[list[tuple[Run, Run]]]) -> SeedInterval:
     tested = [read_tested([run for pair in of_split for run in pair]) for of_split in pairs]
     differences = [each.correct()[0::2] - each.correct()[1::2] for each in tested]
     return split_mean_interval(differences, [each.groups for each in tested])
+
+
+def difference(pairs: list[tuple[Run, Run]]) -> tuple[SeedInterval, bool]:
+    """Top-1 of the first minus the second of each pair, over seeds; and whether they were tested on the same clips."""
+    firsts, seconds = ([_correct(pair[side]) for pair in pairs] for side in (0, 1))
+    clips = firsts[0].index.union(seconds[0].index)
+    groups = pd.Series(groups_of(pairs[0][0].dataset, clips.to_series()), index=clips)
+    return difference_of_means(firsts, seconds, groups), firsts[0].index.equals(seconds[0].index)
+
+
+def difference_of_means(firsts: list[pd.Series], seconds: list[pd.Series], groups: pd.Series) -> SeedInterval:
+    """Mean of the first minus mean of the second of each pair, each over its own clips, averaged over pairs.
+
+    Values are by clip id, `groups` has the group of every clip. On the same clips it is the paired difference.
+    Elsewhere its variance over groups is the linearised one of a difference of two ratios: a clip counts in each mean
+    by how far its value is from it, and by nothing where it is not part of it.
+    """
+    values = []
+    for first, second in zip(firsts, seconds, strict=True):
+        apart = _influence(first).reindex(groups.index, fill_value=0.0)
+        apart -= _influence(second).reindex(groups.index, fill_value=0.0)
+        values.append(len(groups) * apart.to_numpy() + first.mean() - second.mean())
+    return seed_interval(np.stack(values), groups)
+
+
+def _correct(run: Run) -> pd.Series:
+    """Whether the run got each clip right, by clip id."""
+    return pd.Series(read_tested([run]).correct()[0], index=read_predictions(run)["clip_id"], dtype=float)
+
+
+def _influence(values: pd.Series) -> pd.Series:
+    return (values - values.mean()) / len(values)
 
 
 def covers(interval: SeedInterval) -> str:

@@ -17,6 +17,8 @@ from dvfl.report.claims import build_claims
 from dvfl.report.efficiency import build_efficiency
 from dvfl.report.inputs import TABLES as FOLDER
 from dvfl.report.layout import as_latex, as_markdown
+from dvfl.report.protocol_effects import build_protocol_effects
+from dvfl.report.released_loss import build_released_loss
 from dvfl.report.results import ReportError, require
 from dvfl.report.rows import COLUMNS, NUMBERS, number_text
 
@@ -28,7 +30,9 @@ TABLES: dict[str, Callable[[Config], pd.DataFrame]] = {
     "audit": build_audit,
     "audit_classes": build_audit_classes,
     "claims": build_claims,
+    "released_loss": build_released_loss,
 }
+ON_DEMAND = {"protocol_effects": build_protocol_effects}  # a study of its own, which no other table waits for
 
 
 def write_table(frame: pd.DataFrame, path: str | Path) -> None:

@@ -19,10 +19,12 @@ class Checkpoint:
 
     def __init__(self, directory: Path):
         self.path = directory / "checkpoint.pt"
+        self.best: dict[str, torch.Tensor] | None = None  # weights of the best epoch so far, where one is selected
 
     def save(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, history: list[dict[str, Any]]) -> None:
         """Raises OutputError where it cannot be written; the one of the epoch before then still stands."""
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+        state |= {} if self.best is None else {"best": self.best}
         written = BytesIO()  # on a full disk torch.save itself ends in an error that does not say so
         torch.save(state, written)
         with atomic(self.path) as partial:
@@ -35,6 +37,7 @@ class Checkpoint:
         state = torch.load(self.path, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        self.best = state.get("best")
         return state["history"]
 
     def remove(self) -> None:

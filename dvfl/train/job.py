@@ -22,10 +22,11 @@ from dvfl.data.transforms import normalise
 from dvfl.data.weights import weights_sha256
 from dvfl.distill.targets import CachedTargets, OnlineTargets, check_teacher
 from dvfl.distill.task import DistillationTask, SupervisedTask, frozen
+from dvfl.distill.teacher_head import initialise_classifier
 from dvfl.evaluate.predict import predict_dataset
 from dvfl.files import atomic, read_json, required, sha256, write_json
 from dvfl.models.pretrained import LoadReport, load_pretrained
-from dvfl.models.weights import NetworkDescription, WeightsError, load_network, save_weights
+from dvfl.models.weights import NetworkDescription, WeightsError, load_into, load_network, save_weights
 from dvfl.plan import Run, RunSettings
 from dvfl.progress import Progress
 from dvfl.randomness import torch_seeded
@@ -152,8 +153,13 @@ def _train(
     tracker.tags({f"sha256.{name}": value for name, value in inputs.items() if value})
     teacher_top1: float | None = None
     loading = _load_given(config, settings, model, data.classes)
+    again = plan.tested_anew(config, run)
     if settings.network.weights:
         history: list[dict[str, Any]] = []
+    elif again is not None:
+        load_into(model, again.directory / "weights.safetensors")
+        history = pd.read_csv(again.directory / "history.csv").to_dict("records")
+        teacher_top1 = read_json(again.directory / "run.json")["teacher_top1_on_training_clips"]
     else:
         model.to(recipe.device)
         task: SupervisedTask | DistillationTask = SupervisedTask(model)
@@ -195,6 +201,7 @@ def _train(
             "train_groups": len(set(dataset.groups)),
             "teacher_top1_on_training_clips": teacher_top1,
             "loading": loading and loading.as_dict(),
+            "reported_epoch": _reported_epoch(settings, history),
         },
     )
     for name in ("run.json", "history.csv"):
@@ -222,13 +229,20 @@ def _load_given(config: Config, settings: RunSettings, model: nn.Module, classes
 def _distillation(
     student: nn.Module, teacher: Run, dataset: ClipDataset, settings: RunSettings, recipe: Recipe
 ) -> tuple[DistillationTask, float]:
-    """The distillation task, and the teacher's accuracy on the training clips, which must be above chance."""
+    """The distillation task, and the teacher's accuracy on the training clips.
+
+    That must be above chance, unless the teacher's head is to be random.
+    """
     weights = teacher.directory / "weights.safetensors"
     network, description = load_network(weights)
     if description.classes != dataset.classes:
         raise WeightsError(f"{weights}: the teacher knows other classes than {settings.dataset} has")
-    network = frozen(network.to(recipe.device))
     assert settings.distill is not None
+    trained = settings.distill.teacher_head == "trained"
+    if not trained:
+        with torch_seeded(settings.seed, "teacher head"):
+            initialise_classifier(network, description)
+    network = frozen(network.to(recipe.device))
     labels = torch.tensor(dataset.labels)  # a copy: pandas gives an array that may not be written
 
     def inputs_of(view: int):
@@ -244,10 +258,10 @@ def _distillation(
             views = (inputs_of(view) for view in progress.track(range(settings.input.views)))
             targets = CachedTargets.compute(network, views, recipe.device)
         logits = targets.logits
-        accuracy = check_teacher(logits.flatten(0, 1), labels.repeat(len(logits)), str(weights))
+        accuracy = check_teacher(logits.flatten(0, 1), labels.repeat(len(logits)), str(weights), trained)
         return DistillationTask(student, targets, settings.distill), accuracy
     first = CachedTargets.compute(network, [inputs_of(0)], recipe.device)
-    accuracy = check_teacher(first.logits[0], labels, str(weights))
+    accuracy = check_teacher(first.logits[0], labels, str(weights), trained)
     return DistillationTask(student, OnlineTargets(network), settings.distill), accuracy
 
 
@@ -262,18 +276,22 @@ def _fit(
     checkpoint: Checkpoint,
     tracker: Tracker,
 ) -> list[dict[str, Any]]:
-    validation = None if "validation" in settings.subsets else clip_dataset(data, settings, ["validation"])
+    selecting = settings.train.report_epoch == "best_on_test"
+    watched = settings.evaluated_on if selecting else "validation"
+    watched_clips = None if watched in settings.subsets else clip_dataset(data, settings, [watched])
+    prefix = {"validation": "val"}.get(watched, watched)
+    evaluate = plan.evaluation(config, run)
 
     def validate(model: nn.Module) -> dict[str, float]:
-        predictions = predict_dataset(model, validation, config.evaluate, recipe.device, settings.train.workers)
-        return validation_scores(predictions)
+        predictions = predict_dataset(model, watched_clips, evaluate, recipe.device, settings.train.workers)
+        return {f"{prefix}_{name}": value for name, value in scores_of(predictions).items()}
 
     with Progress(run.name, settings.train.epochs) as progress:
 
         def on_epoch(row: dict[str, Any], epochs: int) -> None:
             shown = {"loss": f"{row['loss']:.3f}", "train top-1": f"{row['train_top1']:.1%}"}
-            if "val_top1" in row:
-                shown["validation top-1"] = f"{row['val_top1']:.1%}"
+            if f"{prefix}_top1" in row:
+                shown[f"{watched} top-1"] = f"{row[f'{prefix}_top1']:.1%}"
             progress.update(row["epoch"], ", ".join(f"{name} {value}" for name, value in shown.items()))
             tracker.metrics({key: value for key, value in row.items() if key != "epoch"}, step=row["epoch"])
 
@@ -282,19 +300,28 @@ def _fit(
             dataset,
             recipe,
             checkpoint,
-            validate=validate if validation is not None else None,
+            validate=validate if watched_clips is not None else None,
+            best_by=f"{prefix}_top1" if selecting else None,
             on_epoch=on_epoch,
         )
 
 
-def validation_scores(predictions: pd.DataFrame) -> dict[str, float]:
-    """val_top1 and val_loss (the mean negative log-probability of the true class)."""
+def _reported_epoch(settings: RunSettings, history: list[dict[str, Any]]) -> int | None:
+    """The epoch (from 1) whose weights are the result; None where nothing was trained."""
+    if not history or settings.train.report_epoch == "last":
+        return int(history[-1]["epoch"]) if history else None
+    column = "test_top1" if "test_top1" in history[0] else "val_top1"
+    return int(max(history, key=lambda row: row[column])["epoch"])
+
+
+def scores_of(predictions: pd.DataFrame) -> dict[str, float]:
+    """top1 and loss (the mean negative log-probability of the true class)."""
     probabilities = np.array(predictions["probabilities"].tolist())
     labels = predictions["label"].to_numpy()
     true = probabilities[np.arange(len(labels)), labels]
     return {
-        "val_top1": float((probabilities.argmax(1) == labels).mean()),
-        "val_loss": float(-np.log(np.maximum(true, 1e-12)).mean()),
+        "top1": float((probabilities.argmax(1) == labels).mean()),
+        "loss": float(-np.log(np.maximum(true, 1e-12)).mean()),
     }
 
 

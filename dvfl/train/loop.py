@@ -55,11 +55,14 @@ def fit(
     checkpoint: Checkpoint,
     *,
     validate: Validator | None = None,
+    best_by: str | None = None,
     on_epoch: Callable[[dict[str, Any], int], None] = lambda row, epochs: None,
 ) -> History:
     """Trains `task.model` in place and returns one row an epoch; goes on from the checkpoint if there is one.
 
-    `on_epoch(row, epochs)` is called after each epoch's checkpoint is safe. `validate(model)` may add columns.
+    `on_epoch(row, epochs)` is called after each epoch's checkpoint is safe. `validate(model)` may add columns. The
+    model ends with the weights of the last epoch; with `best_by`, a column of `validate`, which then looks at every
+    epoch, with those of the first of its best epochs.
     """
     model, train = task.model, recipe.train
     mixing = bool(train.mixup or train.cutmix)
@@ -76,12 +79,17 @@ def fit(
         begin = time.perf_counter()
         row: dict[str, Any] = {"epoch": epoch + 1}
         row |= _epoch(task, dataset, recipe, optimizer, epoch, micro_batches, steps_per_epoch)
-        if validate is not None and ((epoch + 1) % train.validate_every == 0 or epoch + 1 == train.epochs):
+        every = train.validate_every if best_by is None else 1
+        if validate is not None and ((epoch + 1) % every == 0 or epoch + 1 == train.epochs):
             row |= validate(model)
+        if best_by is not None and all(row[best_by] > earlier[best_by] for earlier in history):
+            checkpoint.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
         row["seconds"] = time.perf_counter() - begin
         history.append(row)
         checkpoint.save(model, optimizer, history)
         on_epoch(row, train.epochs)
+    if checkpoint.best is not None:
+        model.load_state_dict(checkpoint.best)
     return history
 
 
@@ -135,6 +143,7 @@ def _prepare(positions: Tensor, views: Tensor, labels: Tensor, recipe: Recipe, e
         mixup=train.mixup,
         cutmix=train.cutmix,
         probability=train.mix_probability,
+        cutmix_share=train.cutmix_share,
         label_smoothing=train.label_smoothing,
         address=(recipe.seed, "mix", epoch, number),
     )

@@ -157,3 +157,21 @@ def test_subsets_can_be_joined(build):
     joined = build(("train", "validation", "test"))
     assert len(joined) == 24
     assert pd.Series(joined.clip_ids).is_monotonic_increasing
+
+
+def test_random_test_frames_are_drawn_once_for_a_clip_and_a_seed(build):
+    dataset, other = build(("test",)), build(("test",), seed=1)
+    even, drawn = dataset.test_views(0, 4), dataset.test_views(0, 4, random=True)
+    assert drawn.shape == even.shape
+    assert torch.equal(drawn, build(("test",)).test_views(0, 4, random=True))
+    assert not torch.equal(drawn, even)
+    assert not torch.equal(drawn, other.test_views(0, 4, random=True))
+    assert not torch.equal(drawn, dataset.test_views(1, 4, random=True))
+    assert torch.equal(dataset.test_views(0, random=True), dataset.test_views(0))  # a single clip takes the centres
+
+
+def test_an_incomplete_last_batch_of_a_test_may_be_dropped(build):
+    dataset = build(("test",))
+    size = len(dataset) // 2 + 1
+    positions = [batch[0].tolist() for batch in iterate_test(dataset, 1, 1, size, drop_last=True)]
+    assert positions == [list(range(size))]

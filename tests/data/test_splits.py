@@ -283,7 +283,7 @@ def test_official_splits_of_all_names(published_lists, name):
         assert (subsets["train"] + subsets["validation"], subsets["test"]) == (train, test)
         assert total - len(split) == {"ucf101": 0, "hmdb51": 1666}[name]
         assert 0.1 < subsets["validation"] / train < 0.3
-        check_split(split, index, published=True)
+        check_split(split, index, leaks=True)
 
 
 @pytest.mark.parametrize(
@@ -306,3 +306,23 @@ def test_leave_one_group_out_of_ucf50(published_lists):
     test = split.loc[split["subset"] == "test", "clip_id"]
     assert test.str.contains("_g25_").all() and test.str.split("/").str[0].nunique() == 50
     check_split(split, index)
+
+
+def test_a_split_by_clip_leaks_and_is_a_share_of_every_class():
+    index = an_index(classes=3, groups=8, clips=5)
+    split = make_split(index, define(test_fraction=0.25), "clips1").merge(index, on="clip_id")
+    test = split[split["subset"] == "test"]
+    assert test.groupby("class_name").size().tolist() == [10, 10, 10]
+    train = split[split["subset"] == "train"]
+    assert test["group"].isin(train["group"]).mean() > 0.5
+    assert not set(train["group"]) & set(split.loc[split["subset"] == "validation", "group"])
+    shuffled = index.sample(frac=1, random_state=1)
+    pd.testing.assert_frame_equal(make_split(shuffled, define(), "clips1"), make_split(index, define(), "clips1"))
+    other = make_split(index, define(), "clips2")
+    assert not other.equals(make_split(index, define(), "clips1"))
+
+
+def test_the_embedded_data_set_can_be_split_by_clip_too(tmp_path):
+    definition = DatasetDefinition(kind="motions", root=tmp_path, motions={})
+    assert published_list(definition, "clips1") is None
+    assert set(make_split(an_index(), definition, "clips1")["subset"]) == {"train", "validation", "test"}

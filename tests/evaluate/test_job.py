@@ -197,3 +197,29 @@ def test_batch_size_does_not_change_what_is_predicted(taught):
     one = np.stack(predictions(taught, batch_size=1)["probabilities"].to_list())
     many = np.stack(predictions(taught, batch_size=EvaluateConfig().batch_size)["probabilities"].to_list())
     np.testing.assert_allclose(one, many, atol=1e-6)
+
+
+def test_a_dropped_batch_is_neither_predicted_nor_missed(taught):
+    clips = clips_of("test")
+    size = len(clips) - 1
+    table = predictions(taught, drop_last=True, batch_size=size)
+    assert table["clip_id"].tolist() == clips[:size]
+    config = taught.config({"evaluate": {"drop_last": True, "batch_size": size}})
+    job.score_run(config, taught.run(config, "teacher"))
+    scores = read_json(RUN / "scores.json")
+    assert (scores["n_clips"], scores["clips_dropped"]) == (size, 1)
+    whole = taught.config()
+    with pytest.raises(ValueError, match="have no prediction"):  # where nothing is dropped, a clip is missed
+        job.score_run(whole, taught.run(whole, "teacher"))
+
+
+def test_dropping_everything_is_refused(taught):
+    with pytest.raises(UserError, match=r"do not fill one batch of evaluate\.batch_size"):
+        predictions(taught, drop_last=True, batch_size=1000)
+
+
+def test_random_frames_are_those_of_several_views_alone(taught):
+    even, drawn = (predictions(taught, clips=4, frames=frames)["probabilities"] for frames in ("even", "random"))
+    assert not np.allclose(np.stack(even), np.stack(drawn))
+    single = [predictions(taught, frames=frames)["probabilities"] for frames in ("even", "random")]
+    np.testing.assert_array_equal(np.stack(single[0]), np.stack(single[1]))

@@ -17,6 +17,7 @@ import pytest
 from dvfl import plan
 from dvfl.audit import findings
 from dvfl.config import Config, check_config
+from dvfl.distill.released_loss import released_loss
 from dvfl.evaluate.score import score_predictions
 from dvfl.report import inputs
 from dvfl.report.ablation import runs_by_trial
@@ -87,6 +88,8 @@ def write_results(config: Config, classes: int = 4, groups: int = 12, per_group:
             settings = config.ablation.studies[study]
             if settings.evaluate_on == "validation":
                 _write_choice(dataset, study, plan.study_trials(settings))
+    plan.released_loss_path().parent.mkdir(parents=True, exist_ok=True)
+    released_loss(temperatures=(1, 10, 20)).to_csv(plan.released_loss_path(), index=False)
     for model in profiled_models(config):
         _write_profile(config, model, classes)
 

@@ -521,3 +521,49 @@ def test_bfloat16_runs(project):
     directory = project.train("student", {"train": {"precision": "bfloat16"}})
     assert read_json(directory / "run.json")["precision"] == "bfloat16"
     assert history(directory)["loss"].between(0, 3).all()
+
+
+# ------------------------------------------------------------------------------------- what the released code does
+
+
+def test_a_random_teachers_head_differs_by_run_and_knows_nothing_but_is_no_error(taught, another_folder):
+    values = {"distill": {"teacher_head": "random"}, "seeds": [0, 1]}
+    runs = [taught.train("distilled", values, seed) for seed in (0, 1)]
+    trained = taught.train("distilled", {"seeds": [0, 1]})  # the same directory as runs[0], with another key
+    assert runs[0] == trained
+    accuracies = [read_json(run / "run.json")["teacher_top1_on_training_clips"] for run in (trained, runs[1])]
+    assert accuracies[1] < accuracies[0]
+    other = another_folder(taught, "again")
+    again = other.train("distilled", values, 1)
+    os.chdir(taught.root)
+    assert sha256(other.root / again / "weights.safetensors") == sha256(runs[1] / "weights.safetensors")
+
+
+def test_only_the_classifier_of_the_teacher_is_drawn_again(taught):
+    from dvfl.distill.teacher_head import initialise_classifier
+    from dvfl.randomness import torch_seeded
+
+    path = taught.root / RUN / "teacher/seed0/weights.safetensors"
+    (model, description), (trained, _) = load_network(path), load_network(path)
+    with torch_seeded(0, "teacher head"):
+        initialise_classifier(model, description)
+    states = model.state_dict(), trained.state_dict()
+    changed = {name for name in states[0] if not torch.equal(states[0][name], states[1][name])}
+    assert changed == {"head.weight", "head.bias"}
+
+
+def test_the_best_epoch_on_test_is_the_one_that_is_reported(project):
+    from dvfl.evaluate.job import score_run, test_run
+
+    values = {"protocol": "as_released", "student": {"train": {"epochs": 4}}, "evaluate": {"drop_last": False}}
+    directory = project.train("student", values)
+    table = history(directory)
+    assert len(table["test_top1"]) == 4 and table["test_top1"].notna().all()
+    best = int(table["test_top1"].to_numpy().argmax()) + 1
+    about = read_json(directory / "run.json")
+    assert about["reported_epoch"] == best
+    assert "as_released" in str(directory)
+    config = project.config(values)
+    test_run(config, project.run(config))
+    top1 = score_run(config, project.run(config))["metrics"]["top1"]["value"]
+    assert top1 == pytest.approx(table["test_top1"].max())

@@ -255,3 +255,48 @@ def test_auto_stands_for_what_the_machine_has():
     gpu = torch.cuda.is_available()
     assert recipe.device.type == ("cuda" if gpu else "cpu")
     assert recipe.precision == (torch.bfloat16 if gpu else torch.float32)
+
+
+# ----------------------------------------------------------------------------------------- selecting an epoch, on test
+
+
+def scripted(values):
+    """A validator that says what it is told, epoch by epoch, and keeps the weights that it saw."""
+    values, seen = iter(values), []
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        seen.append(weights(model))
+        return {"test_top1": next(values)}
+
+    return validate, seen
+
+
+def select(folder, values, model=None, stop=None, **changes):
+    recipe = TrainConfig(**{"optimizer": "sgd", "lr": 0.01, "epochs": 4, "batch_size": 4, "device": "cpu"} | changes)
+    validate, seen = scripted(values)
+    task = SupervisedTask(model or network())
+
+    def stop_at(row, epochs):
+        if row["epoch"] == stop:
+            raise InterruptedError
+
+    checkpoint = Checkpoint(folder)
+    options = {"validate": validate, "best_by": "test_top1", "on_epoch": stop_at}
+    history = fit(task, Views(), resolve(recipe, 0, CLASSES), checkpoint, **options)
+    return task.model, history, seen
+
+
+def test_the_first_of_the_best_epochs_is_kept_and_every_epoch_is_looked_at(tmp_path):
+    model, history, seen = select(tmp_path, [0.2, 0.7, 0.7, 0.5], validate_every=10)
+    assert [row["test_top1"] for row in history] == [0.2, 0.7, 0.7, 0.5]
+    assert torch.equal(weights(model), seen[1])
+    assert not torch.equal(weights(model), seen[3])
+
+
+def test_a_stopped_selection_still_knows_its_best_epoch(tmp_path):
+    _, _, seen = select(tmp_path / "whole", [0.2, 0.9, 0.1, 0.1])
+    with pytest.raises(InterruptedError):
+        select(tmp_path / "stopped", [0.2, 0.9, 0.1], stop=3)
+    model, history, _ = select(tmp_path / "stopped", [0.1], model=network(seed=9))
+    assert len(history) == 4
+    assert torch.equal(weights(model), seen[1])

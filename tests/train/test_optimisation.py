@@ -90,3 +90,25 @@ def test_without_gradients_decay_alone_shrinks_weights_and_biases_stay(name):
 def test_sgd_has_nesterov_momentum():
     groups = build_optimizer(Net(), TrainConfig(optimizer="sgd")).param_groups
     assert all(group["momentum"] == 0.9 and group["nesterov"] for group in groups)
+
+
+def test_weight_decay_may_reach_nothing_whatever_is_configured():
+    """As in the released optimiser; then SGD without gradients moves nothing at all."""
+    net = Net()
+    before = [parameter.clone() for parameter in net.parameters()]
+    train = TrainConfig(optimizer="sgd", lr=0.1, weight_decay=0.5, decay_applies_to="none")
+    optimizer = build_optimizer(net, train)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.0]
+    for parameter in net.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    optimizer.step()
+    assert all(torch.equal(parameter, old) for parameter, old in zip(net.parameters(), before, strict=True))
+
+
+def test_the_schedule_scales_with_the_clips_of_a_step():
+    small = schedule(lr_batch=512, batch_size=8, accumulate=3)
+    large = schedule(lr_batch=512, batch_size=8, accumulate=6)
+    assert max(small) == pytest.approx(0.4 * 24 / 512)
+    assert large == pytest.approx([2 * rate for rate in small])
+    group = build_optimizer(Net(), TrainConfig(lr=0.4, lr_batch=512, batch_size=8)).param_groups[0]
+    assert group["lr"] == pytest.approx(0.4 * 8 / 512)

@@ -23,7 +23,7 @@ rule trial:
         mem_mb=2000,
     params:
         settings=lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).digest,
-        evaluate=CONFIG.evaluate.model_dump(),
+        evaluate=lambda wc: plan.evaluation(CONFIG, RUNS[wc.run]).model_dump(),
     message:
         "Trial {wildcards.run}"
     shell:

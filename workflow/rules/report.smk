@@ -4,6 +4,7 @@
 rule tables:
     input:
         steps.table_inputs(CONFIG),
+        on_demand=steps.tables_made(CONFIG),
         ready=ancient("results/tracking/ready.json"),
     output:
         all="results/tables/all.csv",
@@ -61,6 +62,55 @@ rule figures:
         "Drawing the figures"
     shell:
         "dvfl figures 2>&1 | tee {log}"
+
+
+rule released_loss:
+    output:
+        plan.released_loss_path(),
+    log:
+        "results/logs/released_loss.log",
+    conda:
+        "../../envs/dvfl.yaml"
+    resources:
+        machine_cores=1,
+        mem_mb=1000,
+    message:
+        "The released loss beside KL, over temperatures"
+    shell:
+        "dvfl released-loss --out {output} 2>&1 | tee {log}"
+
+
+rule protocol_effects:
+    input:
+        lambda wc: steps.protocol_effects_inputs(CONFIG),
+    output:
+        table=report(
+            "results/tables/protocol_effects.csv",
+            caption="../report/protocol_effects.rst",
+            category="Tables",
+            labels={"table": "protocol_effects"},
+        ),
+        figure=report(
+            "results/figures/protocol_effects.png",
+            caption="../report/protocol_effects.rst",
+            category="Figures",
+            labels={"figure": "protocol_effects"},
+        ),
+        table_formats=[f"results/tables/protocol_effects.{ending}" for ending in ("md", "tex", "txt")],
+        figure_formats=[f"results/figures/protocol_effects.{ending}" for ending in ("pdf", "csv")],
+    log:
+        "results/logs/protocol_effects.log",
+    conda:
+        "../../envs/dvfl.yaml"
+    resources:
+        machine_cores=1,
+        mem_mb=2000,
+    params:
+        settings=steps.report_settings(CONFIG),
+    message:
+        "What each difference between the protocols does to the accuracy, alone"
+    shell:
+        "dvfl protocol-effects 2>&1 | tee {log}"
 
 
 rule report:

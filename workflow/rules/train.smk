@@ -119,7 +119,7 @@ rule test:
         machine_cores=lambda wc, threads: threads,
         mem_mb=2000,
     params:
-        views=(CONFIG.evaluate.clips, CONFIG.evaluate.crops),
+        views=lambda wc: steps.test_settings(CONFIG, RUNS[wc.run]),
     message:
         "Predicting every test clip with {wildcards.run}"
     shell:

@@ -19,6 +19,8 @@ from dvfl.report.figures import (
     audit,
     confusion,
     labelled_clips,
+    protocol_effects,
+    released_loss,
     tradeoff,
     training_curves,
 )
@@ -42,14 +44,17 @@ FIGURES: dict[str, Plot] = {
     "alpha_temperature": Plot(alpha_temperature.data, alpha_temperature.draw),
     "labelled_clips": Plot(labelled_clips.data, labelled_clips.draw),
     "audit": Plot(audit.data, audit.draw),
+    "released_loss": Plot(released_loss.data, released_loss.draw),
 }
+ON_DEMAND = {"protocol_effects": Plot(protocol_effects.data, protocol_effects.draw)}
 
 
 def write_figure(name: str, config: Config, folder: str | Path = FOLDER) -> None:
     """Write <folder>/<name>.pdf, .png and .csv; the same inputs give the same bytes."""
     path = Path(folder) / name
-    frame = FIGURES[name].data(config)
+    plot = (FIGURES | ON_DEMAND)[name]
+    frame = plot.data(config)
     with style():
-        save(FIGURES[name].draw(frame), path)
+        save(plot.draw(frame), path)
     with atomic(path.with_suffix(".csv")) as partial:
         frame.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
