@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from dvfl.config.schema import Config
 from dvfl.config.section import ConfigError, nearest
 from dvfl.config.training import TrainConfig
+from dvfl.models.registry import check_model
 
 PROJECT = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = PROJECT / "config/config.yaml"
@@ -153,14 +154,14 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _check_overrides(config: Config) -> None:
     """Every arm and every trial must itself be a valid config: find out now, not in the middle of the night."""
     for role in ("teacher", "student"):
-        network_train(config, role)
+        _check_network(config, role)
         if (pretrain := getattr(config, role).pretrain) is not None:
             with _at(f"{role}.pretrain.set"):
-                network_train(override(config, pretrain.set), role)
+                _check_network(override(config, pretrain.set), role)
     for arm, settings in config.arms.items():
         with _at(f"arms.{arm}.set"):
             own = override(config, settings.set)
-            network_train(own, settings.network)
+            _check_network(own, settings.network)
             for role in ("teacher", "student"):
                 if getattr(own, role).pretrain not in (None, getattr(config, role).pretrain):
                     raise ConfigError(f"{role}.pretrain: null is all that an arm can set it to; all arms share it")
@@ -170,7 +171,17 @@ def _check_overrides(config: Config) -> None:
         for point in [{key: value} for key, values in study.grid.items() for value in values] + study.points:
             with _at(f"ablation.studies.{name}"):
                 for arm in study.arms:
-                    network_train(override(base, point), config.arms[arm].network)
+                    _check_network(override(base, point), config.arms[arm].network)
+
+
+def _check_network(config: Config, role: Literal["teacher", "student"]) -> None:
+    """A network's training is sound, and its model takes the clips as far as can be told without building it."""
+    network_train(config, role)
+    network, clips = getattr(config, role), config.input
+    try:
+        check_model(network.model, num_frames=clips.frames, img_size=clips.img_size, **network.model_overrides)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{role}.model: {error}; change {role}.model, its model_overrides, or input") from error
 
 
 class _at:

@@ -6,10 +6,14 @@ Such a network cannot tell the order of frames: as a baseline it shows what a da
 from __future__ import annotations
 
 import difflib
+import warnings
 from typing import Any
 
-import timm
 from torch import Tensor, nn
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # of torch, about torch.jit.script in timm: no user's to mend
+    import timm
 
 
 class PerFrame(nn.Module):
