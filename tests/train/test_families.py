@@ -159,6 +159,13 @@ def test_a_model_of_ones_own_that_ignores_the_number_of_classes_is_refused(proje
         project.train("student", {"plugins": ["my_models.py"], "student": network("mean_colour")})
 
 
+def test_another_family_starts_from_what_a_run_has_written(project):
+    directory = project.train("student", {"student": network("timm/test_resnet")})
+    given = (directory / "weights.safetensors").rename("given.safetensors")
+    again = project.train("student", {"student": network("timm/test_resnet") | {"start_from": str(given)}})
+    assert read_json(again / "run.json")["loading"]["share"] == 1
+
+
 def test_the_trial_of_a_model_leaves_it_as_it_was(project):
     project.train("student", {"student": network("timm/test_resnet")})
     model, description = load_network("results/runs/colours/split1/as_described/student/seed0/weights.safetensors")
