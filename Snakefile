@@ -19,7 +19,7 @@ wildcard_constraints:
     split=r"[\w.-]+",
     shard=r"\d+",
     study=r"[\w.-]+",
-    model=r"[\w.-]+",
+    model=r"(timm/)?[\w.-]+",
 
 
 rule all:

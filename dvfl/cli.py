@@ -514,10 +514,14 @@ def ui(config: Config, port: int) -> None:
 @click.argument("clips", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--run", "directory", required=True, type=click.Path(path_type=Path), help="Directory of a trained run.")
 @click.option("--top", default=5, show_default=True, help="Classes to print.")
-def predict(clips: tuple[Path, ...], directory: Path, top: int) -> None:
+@click.option("--plugin", "plugins", multiple=True, help="Module or .py file that registers the run's model.")
+def predict(clips: tuple[Path, ...], directory: Path, top: int, plugins: tuple[str, ...]) -> None:
     """What is happening in this clip? The most probable classes of CLIPS, by a trained run."""
     from dvfl.evaluate.job import predict_clip
+    from dvfl.models.plugins import import_plugin
 
+    for plugin in plugins:
+        import_plugin(plugin)
     for clip in clips:
         for class_name, probability in predict_clip(clip, directory, top):
             click.echo(

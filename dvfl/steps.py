@@ -10,6 +10,7 @@ from typing import Any
 from dvfl import plan
 from dvfl.config import Config, DatasetDefinition, digest
 from dvfl.data.errors import DataError
+from dvfl.models.plugins import plugin_file
 from dvfl.plan import Run
 
 
@@ -160,7 +161,14 @@ def training(config: Config, run: Run) -> dict[str, Any]:
     for key in ("weights", "start_from"):
         if (given := getattr(network, key)) is not None:
             files[key] = plan.weights_path(config, given)
+    files |= _plugin(network.model)
     return files
+
+
+def _plugin(model: str) -> dict[str, Path]:
+    """The user's own file that registers a model, where there is one."""
+    file = plugin_file(model)
+    return {} if file is None else {"plugin": file}
 
 
 def definition_of_weights(config: Config, name: str) -> str:
@@ -199,9 +207,10 @@ def profiled_models(config: Config) -> list[str]:
 
 
 def profile_inputs(config: Config, model: str) -> list[Path]:
-    """The index says how many classes a model of the run's own has; a paper size needs nothing."""
+    """The index says how many classes a model of the run's own has; a paper size needs none."""
     run = profiled_runs(config).get(model)
-    return [] if run is None else [plan.index_path(run.dataset)]
+    index = [] if run is None else [plan.index_path(run.dataset)]
+    return [*index, *_plugin(model).values()]
 
 
 def profile_settings(config: Config, model: str) -> str:

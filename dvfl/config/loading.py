@@ -18,6 +18,7 @@ from dvfl.config.protocols import Protocol, effect_trials, preset
 from dvfl.config.schema import Config
 from dvfl.config.section import ConfigError, nearest
 from dvfl.config.training import TrainConfig
+from dvfl.models.registry import check_model
 
 PROJECT = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = PROJECT / "config/config.yaml"
@@ -160,14 +161,14 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _check_overrides(config: Config) -> None:
     """Every arm and every trial must itself be a valid config: find out now, not in the middle of the night."""
     for role in ("teacher", "student"):
-        network_train(config, role)
+        _check_network(config, role)
         if (pretrain := getattr(config, role).pretrain) is not None:
             with _at(f"{role}.pretrain.set"):
-                network_train(override(config, pretrain.set), role)
+                _check_network(override(config, pretrain.set), role)
     for arm, settings in config.arms.items():
         with _at(f"arms.{arm}.set"):
             own = override(config, settings.set)
-            train = network_train(own, settings.network)
+            train = _check_network(own, settings.network)
             for role in ("teacher", "student"):
                 if getattr(own, role).pretrain not in (None, getattr(config, role).pretrain):
                     raise ConfigError(f"{role}.pretrain: null is all that an arm can set it to; all arms share it")
@@ -179,7 +180,7 @@ def _check_overrides(config: Config) -> None:
         for point in _points(study, config.datasets[0]):
             with _at(f"ablation.studies.{name}"):
                 for arm in study.arms:
-                    train = network_train(override(base, point), config.arms[arm].network)
+                    train = _check_network(override(base, point), config.arms[arm].network)
                     if config.protocol == "as_described" and study.evaluate_on == "validation":
                         _refuse_selection_on_test(train)
 
@@ -198,6 +199,17 @@ def _refuse_selection_on_test(train: TrainConfig) -> None:
             f"train.report_epoch: {train.report_epoch} chooses on test, which protocol as_described never does; it is "
             f"there for `protocol: as_released` and for studies with `evaluate_on: test`"
         )
+
+
+def _check_network(config: Config, role: Literal["teacher", "student"]) -> TrainConfig:
+    """A network's training, which is sound; its model takes the clips, as far as can be told without building it."""
+    train = network_train(config, role)
+    network, clips = getattr(config, role), config.input
+    try:
+        check_model(network.model, num_frames=clips.frames, img_size=clips.img_size, **network.model_overrides)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{role}.model: {error}; change {role}.model, its model_overrides, or input") from error
+    return train
 
 
 class _at:

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from dvfl.config.section import Count, Name, Section
+from dvfl.config.section import Count, ModelName, Name, Section
+from dvfl.models.registry import check_model
 
 
 class EvaluateConfig(Section):
@@ -64,7 +65,7 @@ class AblationConfig(Section):
 
 
 class ProfileConfig(Section):
-    paper_models: list[str] = Field(
+    paper_models: list[ModelName] = Field(
         ["video_focalnet_base", "video_focalnet_small", "video_focalnet_tiny", "vfl_net"],
         description="Models profiled at the paper's size, untrained: compute does not depend on weights.",
     )
@@ -78,6 +79,12 @@ class ProfileConfig(Section):
     repeats: int = Field(5, ge=3, description="Timed forward passes of a paper-size model.")
     repeats_small: int = Field(50, ge=3, description="Timed forward passes of the run's own models.")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="Precision of the timed passes.")
+
+    @model_validator(mode="after")
+    def _models_take_the_clips(self) -> ProfileConfig:
+        for model in self.paper_models:
+            check_model(model, num_frames=self.frames, img_size=self.img_size)
+        return self
 
 
 class AuditConfig(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dvfl.config.datasets import DatasetDefinition, FetchConfig
 from dvfl.config.measuring import AblationConfig, AuditConfig, EvaluateConfig, ProfileConfig, TrackingConfig
@@ -13,9 +13,16 @@ from dvfl.config.protocols import Protocol
 from dvfl.config.section import Name, Section, nearest
 from dvfl.config.training import ArmConfig, DistillConfig, InputConfig, NetworkConfig, TrainConfig
 from dvfl.config.weights import WeightsDefinition
+from dvfl.models.plugins import import_plugin
 
 
 class Config(Section):
+    # Before whatever names a model: keys are checked in their order here.
+    plugins: list[str] = Field(
+        [],
+        description="Modules of your own that register models: names of installed modules, or paths of .py files from "
+        "the current folder. A file is an input of the runs whose models it registers; an installed module is not.",
+    )
     datasets: list[Name] = Field(["motions"], min_length=1, description="Data sets to run.")
     dataset_definitions: dict[Name, DatasetDefinition] = Field(
         description="Data sets by name; those of config/datasets.yaml are known already."
@@ -49,6 +56,13 @@ class Config(Section):
     audit: AuditConfig = AuditConfig()
     tracking: TrackingConfig = TrackingConfig()
     fetch: FetchConfig = FetchConfig()
+
+    @field_validator("plugins")
+    @classmethod
+    def _imported(cls, plugins: list[str]) -> list[str]:
+        for plugin in plugins:
+            import_plugin(plugin)
+        return plugins
 
     @model_validator(mode="after")
     def _names_agree(self) -> Config:

@@ -6,15 +6,24 @@ import difflib
 from collections.abc import Iterable
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from dvfl.errors import UserError
+from dvfl.models.registry import check_name
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # what becomes a folder's name
 Name = Annotated[str, Field(pattern=NAME)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _known_model(name: str) -> str:
+    check_name(name)
+    return name
+
+
+ModelName = Annotated[str, AfterValidator(_known_model)]
 
 
 class ConfigError(UserError, ValueError):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from dvfl.config.section import Count, Fraction, Name, Positive, Section, nearest
+from dvfl.config.section import Count, Fraction, ModelName, Name, Positive, Section
 
 DropPath = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -132,7 +132,10 @@ class PretrainConfig(Section):
 class NetworkConfig(Section):
     """One role: the big network or the small one."""
 
-    model: str = Field(description="Name of a registered model.")
+    model: ModelName = Field(
+        description="Name of a registered model: a VideoFocalNet, a video model of torchvision's (r3d_18), an image "
+        "model of timm's on each frame (timm/resnet18), or one of your own, registered by a plugin."
+    )
     model_overrides: dict[str, Any] = Field({}, description="Constructor arguments of the model to change.")
     drop_path: DropPath | None = Field(
         None,
@@ -163,15 +166,6 @@ class NetworkConfig(Section):
         None, description="Labelled clips of each class to train on, whole groups first; None: all."
     )
     train: dict[str, Any] = Field({}, description="Values of `train` that differ for this network.")
-
-    @field_validator("model")
-    @classmethod
-    def _registered(cls, name: str) -> str:
-        from dvfl.models.registry import model_names
-
-        if name not in model_names():
-            raise ValueError(f"is not a registered model{nearest(name, model_names())}")
-        return name
 
 
 class DistillConfig(Section):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,8 @@ from torch import nn
 
 from dvfl.errors import UserError
 from dvfl.files import atomic
-from dvfl.models.registry import create_model
+from dvfl.models.registry import check_name, create_model
+from dvfl.randomness import torch_seeded
 
 
 class WeightsError(UserError, ValueError):
@@ -33,12 +37,39 @@ class NetworkDescription:
 
     def build(self) -> nn.Module:
         """Raises WeightsError where the model does not take these sizes or overrides."""
-        size = {"num_classes": len(self.classes), "num_frames": self.num_frames, "img_size": self.img_size}
         try:
-            return create_model(self.model, **size, **self.overrides)
-        except (TypeError, ValueError) as error:
-            shown = ", ".join(f"{key}={value}" for key, value in (size | self.overrides).items())
-            raise WeightsError(f"{self.model} with {shown}: {error}; change model_overrides or input") from error
+            check_name(self.model)
+        except ValueError as error:
+            raise WeightsError(f"{self.model}: {error}") from error
+        with self._explained():
+            return create_model(self.model, **self._size, **self.overrides)
+
+    def check(self, model: nn.Module, alone: bool = False) -> None:
+        """Shows the model a black clip, so that one that cannot take it is refused before it is trained.
+
+        `alone`: in training mode (on a copy), as a micro-batch of one clip is; batch statistics may want more.
+
+        Raises WeightsError unless logits (1, number of classes) come out.
+        """
+        shown = deepcopy(model).train() if alone else model.eval()
+        with self._explained("a micro-batch of one clip: " if alone else ""), torch.no_grad(), torch_seeded("check"):
+            logits = shown(torch.zeros(1, self.num_frames, 3, self.img_size, self.img_size))
+            if logits.shape != (1, len(self.classes)):
+                raise ValueError(f"gives {tuple(logits.shape)} for one clip, not logits (1, {len(self.classes)})")
+
+    @property
+    def _size(self) -> dict[str, int]:
+        return {"num_classes": len(self.classes), "num_frames": self.num_frames, "img_size": self.img_size}
+
+    @contextmanager
+    def _explained(self, what: str = "") -> Iterator[None]:
+        try:
+            yield
+        except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+            shown = ", ".join(f"{key}={value}" for key, value in (self._size | self.overrides).items())
+            said = " ".join(str(error).split())
+            change = "model_overrides, input, or train.batch_size" if what else "model_overrides or input"
+            raise WeightsError(f"{self.model} with {shown}: {what}{said}; change {change}") from error
 
 
 def save_weights(path: Path, model: nn.Module, description: NetworkDescription) -> None:

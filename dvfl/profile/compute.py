@@ -35,8 +35,9 @@ _PER_INPUT = elementwise_flop_counter(input_scale=1, output_scale=0)
 _OTHER_PER_RESULT = (
     "add", "add_", "sub", "sub_", "rsub", "mul", "mul_", "div", "div_", "neg", "pow", "exp",
     "rsqrt", "sqrt", "relu", "relu_", "gelu", "silu", "silu_", "sigmoid", "tanh", "hardtanh",
-    "hardswish", "hardsigmoid", "leaky_relu", "elu", "softplus", "softmax", "log_softmax",
-    "upsample_nearest2d", "upsample_bilinear2d", "grid_sampler",
+    "hardswish", "hardswish_", "hardsigmoid", "hardsigmoid_", "hardtanh_", "leaky_relu", "leaky_relu_", "elu",
+    "softplus", "softmax", "log_softmax",
+    "upsample_linear1d", "upsample_nearest2d", "upsample_bilinear2d", "grid_sampler",
 )  # fmt: skip
 _OTHER_PER_INPUT = (
     "mean", "sum", "amax", "amin", "var", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
@@ -46,7 +47,8 @@ _OTHER_PER_INPUT = (
 # Move or share elements and compute nothing; fvcore knows most of their kind already.
 _NO_COMPUTE = (
     "movedim", "unflatten", "swapaxes", "swapdims", "expand_as", "view_as", "reshape_as", "clone",
-    "alias", "detach_", "repeat", "flip", "tensor_split", "numpy_T", "mT", "feature_dropout",
+    "alias", "detach_", "repeat", "repeat_interleave", "flip", "tensor_split", "numpy_T", "mT", "pad", "fill_",
+    "feature_dropout", "dropout_",
 )  # fmt: skip
 
 

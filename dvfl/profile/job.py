@@ -39,6 +39,7 @@ def profile_one(config: Config, model: str, threads: int, larger: bool = False) 
         repeats=repeats,
         precision=settings.precision,
         threads=threads,
+        plugins=config.plugins,
     )
     path = plan.profile_path(f"larger_batches/{model}" if larger else model)
     with Tracker.open_named(

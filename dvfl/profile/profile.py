@@ -28,6 +28,7 @@ def profile_model(
     repeats: int = 5,
     precision: Literal["float32", "bfloat16"] = "float32",
     threads: int | None = None,
+    plugins: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Profile of a registered model with initial weights, ready for JSON.
 
@@ -36,6 +37,7 @@ def profile_model(
     in 10^6 bytes, see `dvfl.profile.latency.Measurement` for what the two kinds of memory hold.
 
     threads: PyTorch's; all cores that this process may use unless given.
+    plugins: of the config; one of them may register the model.
 
     Raises ProfileError.
     """
@@ -48,6 +50,7 @@ def profile_model(
         "repeats": repeats,
         "precision": precision,
         "threads": threads or usable_cores(),
+        "plugins": list(plugins),
     }
     first, *others = batch_sizes
     result = _in_a_fresh_process({**request, "batch": first, "describe": True})

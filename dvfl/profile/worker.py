@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dvfl.models import create_model
+from dvfl.models.plugins import import_plugin
 from dvfl.profile.compute import count_compute
 from dvfl.profile.latency import Precision, measure
 
@@ -34,8 +35,11 @@ def work(
     precision: Precision,
     threads: int,
     describe: bool,
+    plugins: list[str],
 ) -> dict[str, Any]:
     """Measures a batch of clips; describe: the model, too, which costs one more forward pass."""
+    for plugin in plugins:
+        import_plugin(plugin)
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

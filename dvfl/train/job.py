@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from dvfl import plan
-from dvfl.config import Config, digest, flatten
+from dvfl.config import Config, TrainConfig, digest, flatten
 from dvfl.data.clips import ClipDataset, iterate_training
 from dvfl.data.index import clips_root, read_index
 from dvfl.data.splits import few_clips, read_split
@@ -25,6 +25,7 @@ from dvfl.distill.task import DistillationTask, SupervisedTask, frozen
 from dvfl.distill.teacher_head import initialise_classifier
 from dvfl.evaluate.predict import predict_dataset
 from dvfl.files import atomic, read_json, required, sha256, write_json
+from dvfl.models.plugins import plugin_file
 from dvfl.models.pretrained import LoadReport, load_pretrained
 from dvfl.models.weights import NetworkDescription, WeightsError, load_into, load_network, save_weights
 from dvfl.plan import Run, RunSettings
@@ -100,6 +101,7 @@ def input_hashes(config: Config, run: Run) -> dict[str, str | None]:
     """sha256 of the files that the run reads. Raises MissingInput or DataError for one that is not there."""
     teacher = plan.teacher_of(config, run)
     network = plan.run_settings(config, run).network
+    plugin = plugin_file(network.model)
     given = {key: value for key in ("weights", "start_from") if (value := getattr(network, key))}
     hashes = {key: weights_sha256(config, value) for key, value in given.items()}
     return {
@@ -108,6 +110,7 @@ def input_hashes(config: Config, run: Run) -> dict[str, str | None]:
         "teacher_weights": sha256(required(teacher.directory / "weights.safetensors")) if teacher else None,
         "weights": None,
         **hashes,
+        **({"plugin": sha256(plugin)} if plugin else {}),
     }
 
 
@@ -149,6 +152,7 @@ def _train(
     )
     with torch_seeded(run.seed, "init"):
         model = description.build()
+    description.check(model, alone=_leaves_one_clip(len(dataset), settings.train))
     tracker.params(flatten(settings.model_dump(mode="json")))
     tracker.tags({f"sha256.{name}": value for name, value in inputs.items() if value})
     teacher_top1: float | None = None
@@ -224,6 +228,11 @@ def _load_given(config: Config, settings: RunSettings, model: nn.Module, classes
     )
     print(report, file=sys.stderr)
     return report
+
+
+def _leaves_one_clip(clips: int, train: TrainConfig) -> bool:
+    """Whether a micro-batch of an epoch holds a single clip; one that mixes drops the epoch's remainder."""
+    return train.batch_size == 1 or (clips % train.batch_size == 1 and not (train.mixup or train.cutmix))
 
 
 def _distillation(

@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 
 from dvfl.models import create_model
@@ -125,3 +126,23 @@ def test_sizes_of_the_paper(name: str | None, params: int, gmacs: float) -> None
     head = model.head.weight.numel()
     assert count.params == params
     assert round(((count.macs - head) * (224 / 32) ** 2 + head) / 1e9, 1) == gmacs
+
+
+@pytest.mark.parametrize(
+    ("name", "uncounted"),
+    [("mc3_18", {}), ("s3d", {}), ("mvit_v2_s", {}), ("swin3d_t", {"ne": 1}), ("timm/test_vit", {})],
+)
+def test_other_families_are_counted(name: str, uncounted: dict[str, int]) -> None:
+    model = create_model(name, num_classes=3, num_frames=6, img_size=32)
+    count = count_compute(model, torch.randn(1, 6, 3, 32, 32))
+    assert count.uncounted == uncounted
+    assert count.macs > 0
+
+
+def test_r3d_18_has_the_numbers_that_torchvision_states() -> None:
+    """Every layer of the trunk halves what it must without a rest: compute grows with the number of pixels."""
+    weights = torchvision.models.video.R3D_18_Weights.KINETICS400_V1.meta
+    count = count_compute(create_model("r3d_18", num_classes=400), torch.randn(1, 8, 3, 16, 16))
+    assert count.params == weights["num_params"]
+    convolutions, head = (count.macs_by_operator[name] for name in ("conv", "linear"))
+    assert (convolutions * (16 / 8) * (112 / 16) ** 2 + head) / 1e9 == pytest.approx(weights["_ops"], abs=1e-3)

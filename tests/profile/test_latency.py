@@ -91,6 +91,16 @@ print(json.dumps(measure(Known(), torch.zeros(1), repeats=3).summary(1)))
     assert summary["peak_memory_mb"] > summary["peak_memory_increase_mb"] + 32
 
 
+PLUGIN = """
+import torch
+from dvfl.models import register_model
+
+@register_model
+def flat(*, num_classes, num_frames, img_size):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(num_frames * 3 * img_size**2, num_classes))
+"""
+
+
 def test_profile_is_plain_json_and_says_what_it_was_made_with() -> None:
     profile = profile_model("vfl_net", **SMALL, batch_sizes=[1, 2], repeats=20)
     assert json.loads(json.dumps(profile)) == profile
@@ -108,6 +118,14 @@ def test_profile_is_plain_json_and_says_what_it_was_made_with() -> None:
         assert batch["repeats"] == 20 and batch["latency_p95_ms"] >= batch["latency_ms"] > 0
         assert batch["clips_per_second"] == pytest.approx(batch["batch"] / batch["latency_ms"] * 1e3, rel=1e-2)
         assert batch["peak_memory_mb"] > batch["peak_memory_increase_mb"] >= 0
+
+
+def test_models_of_plugins_are_profiled(tmp_path) -> None:
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    profile = profile_model("flat", num_classes=3, frames=2, img_size=4, repeats=3, plugins=[str(tmp_path / "mine.py")])
+    assert profile["gmacs"] * 1e9 == pytest.approx(2 * 3 * 4 * 4 * 3)
+    assert profile["params"] == 2 * 3 * 4 * 4 * 3 + 3
+    assert profile["uncounted"] == {}
 
 
 def test_a_model_that_cannot_be_measured_says_why() -> None:
