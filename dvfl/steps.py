@@ -106,6 +106,8 @@ def training(config: Config, run: Run) -> dict[str, Any]:
     }
     teacher, choices = plan.teacher_of(config, run), plan.choices_of(config, run)
     network = plan.run_settings(config, run).network
+    if stored := frames(config, run):
+        files["frames"] = stored
     if teacher is not None:
         files["teacher"] = teacher.directory / "weights.safetensors"
     if choices:
@@ -119,6 +121,11 @@ def training(config: Config, run: Run) -> dict[str, Any]:
 def definition_of_weights(config: Config, name: str) -> str:
     """Digest of what decides which file it is."""
     return digest(config.weights_definitions[name].model_dump(mode="json", include={"size", "checksum"}))
+
+
+def frames(config: Config, run: Run) -> list[Path]:
+    """What says that the frames of a run's clips are stored; nothing where it decodes them as needed."""
+    return plan.frames_written(run.dataset, plan.run_settings(config, run).input)
 
 
 def scores(config: Config, dataset: str, study: str) -> list[Path]:
