@@ -17,6 +17,7 @@ ORDER = [
     "fetch",
     "index",
     "split",
+    "frames",
     "fingerprint",
     "audit",
     "train",
