@@ -216,7 +216,7 @@ def frames(config: Config, dataset: str | None, store: str | None, shard: int | 
     from dvfl.data.index import clips_root, read_index
     from dvfl.files import required, write_json
 
-    for each in config.datasets if dataset is None else [dataset]:
+    for each in plan.used_datasets(config) if dataset is None else [dataset]:
         definition, stores = definition_of(config, each), plan.frame_stores(config, each)
         if store is not None and store not in stores:
             known = ", ".join(stores) or "none: input.frame_store is null"
