@@ -18,6 +18,8 @@ wildcard_constraints:
     dataset=r"[\w.-]+",
     split=r"[\w.-]+",
     shard=r"\d+",
+    shards=r"\d+",
+    store=r"\d+px_q\d+",
     study=r"[\w.-]+",
     model=r"(timm/)?[\w.-]+",
 

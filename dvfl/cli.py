@@ -234,6 +234,47 @@ def split(config: Config, dataset: str, name: str) -> None:
 
 @cli.command()
 @with_config
+@click.argument("dataset", required=False)
+@click.option("--store", help="Fill this store alone, such as 256px_q90; all that the runs read unless given.")
+@click.option("--shard", type=int, default=None, help="Store this share of the clips alone, from 0.")
+@click.option("--workers", default=1, show_default=True, help="Processes.")
+def frames(config: Config, dataset: str | None, store: str | None, shard: int | None, workers: int) -> None:
+    """Decode each clip once and keep its frames, where the config has an input.frame_store.
+
+    Says first what it will cost on disk and gain in clips/s, and does not start if the disk cannot hold it.
+    """
+    from dvfl import plan
+    from dvfl.data.frame_packing import write_store
+    from dvfl.data.index import clips_root, read_index
+    from dvfl.files import required, write_json
+
+    for each in plan.used_datasets(config) if dataset is None else [dataset]:
+        definition, stores = definition_of(config, each), plan.frame_stores(config, each)
+        if store is not None and store not in stores:
+            known = ", ".join(stores) or "none: input.frame_store is null"
+            raise click.BadParameter(f"no run on {each} reads the store {store!r}; there are: {known}")
+        if not stores:
+            say(f"{each}: nothing to store, input.frame_store is null")
+        for name in stores if store is None else [store]:
+            index = read_index(required(plan.index_path(each)))
+            written = plan.frames_written(each, stores[name])
+            for number in range(len(written)) if shard is None else [shard]:
+                if number >= len(written):
+                    raise click.BadParameter(f"{name} is written in {len(written)} shards, from 0; not {number}")
+                done = write_store(
+                    written[number].parent,
+                    index,
+                    clips_root(definition),
+                    stores[name],
+                    number,
+                    workers,
+                    say=lambda text, place=f"{each} {name}": say(f"{place}: {text}"),
+                )
+                write_json(written[number], done)
+
+
+@cli.command()
+@with_config
 @click.argument("dataset")
 @click.option("--workers", default=1, show_default=True, help="Processes.")
 def fingerprint(config: Config, dataset: str, workers: int) -> None:

@@ -87,11 +87,15 @@ class RunSettings(Section):
     @property
     def digest(self) -> str:
         # What a key that is newer than a run does where it is not set is what the run did.
-        unset = {"pretrain"} if self.network.start_from else {"pretrain", "start_from"}
-        # Where it runs, how many processes decode and how often validation is looked at do not change what comes out;
-        # whether validation is trained on is said by the subsets.
-        unused = {"workers", "device", "validate_every", "include_validation"}
-        return digest([self.model_dump(mode="json", exclude={"train": unused, "network": unset}), self.subsets])
+        network = {"pretrain"} if self.network.start_from else {"pretrain", "start_from"}
+        # Where it runs, how many processes decode or jobs store frames, and how often validation is looked at do not
+        # change what comes out; whether validation is trained on is said by the subsets.
+        unused = {
+            "train": {"workers", "device", "validate_every", "include_validation"},
+            "network": network,
+            "input": {"frame_store": {"shards"} if self.input.frame_store else True},
+        }
+        return digest([self.model_dump(mode="json", exclude=unused), self.subsets])
 
     @property
     def subsets(self) -> list[str]:
@@ -384,6 +388,33 @@ def split_path(dataset: str, split: str) -> Path:
 def mismatch_path(dataset: str, split: str) -> Path:
     """Clips that a published list and the index do not agree about; there where the split follows one."""
     return split_path(dataset, split).with_name(f"{split}.mismatch.csv")
+
+
+def frames_directory(dataset: str, input: InputConfig) -> Path | None:
+    """Where frames of a data set are stored for such an input, named after what decides their pixels; None: nowhere."""
+    if input.frame_store is None:
+        return None
+    return RESULTS / f"data/{dataset}/frames/{input.stored_short_side}px_q{input.frame_store.quality}"
+
+
+def frames_written(dataset: str, input: InputConfig) -> list[Path]:
+    """What says that frames are stored for such an input: a file for each shard."""
+    directory = frames_directory(dataset, input)
+    if directory is None or input.frame_store is None:
+        return []
+    shards = input.frame_store.shards
+    return [directory / f"{shard}of{shards}.json" for shard in range(shards)]
+
+
+def frame_stores(config: Config, dataset: str) -> dict[str, InputConfig]:
+    """Stores that runs on a data set read, by name, each with an input that asks for it."""
+    stores: dict[str, InputConfig] = {}
+    for run in all_runs(config):
+        settings = run_settings(config, run).input if run.dataset == dataset else None
+        directory = settings and frames_directory(dataset, settings)
+        if directory:
+            stores.setdefault(directory.name, settings)
+    return stores
 
 
 def fingerprints_path(dataset: str) -> Path:

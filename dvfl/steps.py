@@ -154,6 +154,8 @@ def training(config: Config, run: Run) -> dict[str, Any]:
     again = plan.tested_anew(config, run)
     if again is not None:
         files["trained"] = [again.directory / name for name in ("weights.safetensors", "history.csv", "run.json")]
+    if stored := frames(config, run):
+        files["frames"] = stored
     if teacher is not None:
         files["teacher"] = teacher.directory / "weights.safetensors"
     if choices:
@@ -184,6 +186,11 @@ def test_settings(config: Config, run: Run) -> list[Any]:
 
 
 test_settings.__test__ = False  # a function of the library that pytest would take for a test
+
+
+def frames(config: Config, run: Run) -> list[Path]:
+    """What says that the frames of a run's clips are stored; nothing where it decodes them as needed."""
+    return plan.frames_written(run.dataset, plan.run_settings(config, run).input)
 
 
 def scores(config: Config, dataset: str, study: str) -> list[Path]:

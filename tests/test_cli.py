@@ -18,6 +18,7 @@ ORDER = [
     "fetch",
     "index",
     "split",
+    "frames",
     "fingerprint",
     "audit",
     "train",

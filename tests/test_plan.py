@@ -247,6 +247,7 @@ CHANGES = [
     ("student.model", "vfl_net", STUDENTS),
     ("input.img_size", 24, ALL),
     ("input.views", 3, ALL),
+    ("input.frame_store", {}, ALL),
     ("distill.alpha", 0.3, {"distilled"}),
     ("distill.temperature", 3.0, {"distilled"}),
     ("distill.divergence", "reverse_kl", {"distilled"}),
@@ -283,6 +284,23 @@ def test_a_run_changes_when_and_only_when_a_value_that_it_uses_changes(config, k
         if plan.run_settings(other, run).digest != plan.run_settings(config, run).digest
     }
     assert found == changed
+
+
+def test_how_many_jobs_store_the_frames_changes_no_run(config):
+    stores = [{}, {"shards": 3}, {"quality": 80}, {"short_side": 128}]
+    configs = [check_config(merge(RAW, {"input": {"frame_store": store}})) for store in stores]
+    one, sharded, *others = (plan.run_settings(each, FINAL["student"]).digest for each in configs)
+    assert one == sharded and len({one, *others}) == 3
+    assert [path.name for path in plan.frames_written("mine", configs[1].input)] == [f"{k}of3.json" for k in range(3)]
+
+
+def test_a_data_set_has_the_frame_stores_that_its_runs_read(config):
+    assert plan.frame_stores(config, "mine") == {} and plan.frames_written("mine", config.input) == []
+    arm = {"network": "student", "set": {"input.frame_store": {"short_side": 128, "quality": 80}}}
+    one = check_config(merge(RAW, {"arms": {"extra": arm}}))
+    assert list(plan.frame_stores(one, "mine")) == ["128px_q80"] and plan.frame_stores(one, "other") == {}
+    two = check_config(merge(RAW, {"arms": {"extra": arm}, "input": {"frame_store": {}, "short_side": 48}}))
+    assert set(plan.frame_stores(two, "mine")) == {"128px_q80", "48px_q90"}
 
 
 def test_seed_split_and_stage_change_a_run(config):

@@ -128,6 +128,13 @@ def test_another_address_does_not_fetch_weights_anew_but_another_checksum_does()
     assert definition(size=7) != definition()
 
 
+def test_a_training_reads_frames_where_they_are_stored():
+    config = config_of(input={"frame_store": {"shards": 2}})
+    frames = [Path(f"results/data/mine/frames/36px_q90/{shard}of2.json") for shard in (0, 1)]
+    assert steps.training(config, run("student"))["frames"] == steps.frames(config, run("student")) == frames
+    assert steps.frames(config_of(), run("student")) == []
+
+
 def test_a_choice_reads_the_scores_of_all_trials():
     folder = Path("results/ablation/mine/sweep")
     assert steps.scores(config_of(), "mine", "sweep") == [

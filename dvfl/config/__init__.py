@@ -21,7 +21,7 @@ from dvfl.config.loading import (
 from dvfl.config.measuring import AuditConfig, EvaluateConfig, StudyConfig, TrackingConfig
 from dvfl.config.schema import Config
 from dvfl.config.section import ConfigError, Section
-from dvfl.config.training import DistillConfig, InputConfig, NetworkConfig, TrainConfig
+from dvfl.config.training import DistillConfig, FrameStoreConfig, InputConfig, NetworkConfig, TrainConfig
 from dvfl.config.weights import WeightsDefinition
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "DistillConfig",
     "EvaluateConfig",
     "FetchConfig",
+    "FrameStoreConfig",
     "InputConfig",
     "MotionsConfig",
     "NetworkConfig",

@@ -6,7 +6,8 @@ the number of processes that make them, leave no trace.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dvfl.config import InputConfig
 from dvfl.data.errors import DataError, UnreadableClip
+from dvfl.data.frame_store import FrameStore
 from dvfl.data.reader import read_frames
 from dvfl.data.sampling import random_segment_indices, test_view_indices
 from dvfl.data.transforms import TestTransform, TrainTransform
@@ -40,11 +42,12 @@ class ClipDataset(Dataset):
         allow_flip: bool,
         seed: int,
         clip_ids: Sequence[str] | None = None,
+        store: FrameStore | None = None,
     ) -> None:
         """Clips of `split` whose subset is one of `subsets`; of these, only `clip_ids` if given.
 
-        `root` is the clips' root, which clip ids are relative to. Raises DataError where nothing
-        is left or a clip that was named is not among them.
+        `root` is the clips' root, which clip ids are relative to; frames come from the `store` if there is one. Raises
+        DataError where nothing is left or a clip that was named is not among them.
         """
         chosen = set(split.loc[split["subset"].isin(list(subsets)), "clip_id"])
         if clip_ids is not None:
@@ -60,7 +63,7 @@ class ClipDataset(Dataset):
         rows = index[index["clip_id"].isin(chosen)].sort_values("clip_id")
         names = index[["label", "class_name"]].drop_duplicates().sort_values("label")
 
-        self.root, self.input, self.seed = Path(root), input, seed
+        self.root, self.input, self.seed, self.store = Path(root), input, seed, store
         self.clip_ids = rows["clip_id"].tolist()
         self.labels = rows["label"].to_numpy(np.int64)
         self.groups = rows["group"].to_numpy(object)
@@ -85,12 +88,13 @@ class ClipDataset(Dataset):
 
         With `random`, several temporal clips take frames drawn for (seed, clip) and not evenly spread ones.
         """
-        path = self.root / self.clip_ids[i]
-        if not random or clips == 1:
-            return read_test_views(path, self._frames[i], self.input, clips, crops)
-        rng = generator(self.seed, "test frames", self.clip_ids[i])
-        drawn = [random_segment_indices(self._frames[i], self.input.frames, rng) for _ in range(clips)]
-        return _test_views_at(path, np.stack(drawn), self.input, crops)
+        if random and clips > 1:
+            rng = generator(self.seed, "test frames", self.clip_ids[i])
+            drawn = [random_segment_indices(self._frames[i], self.input.frames, rng) for _ in range(clips)]
+            indices = np.stack(drawn)
+        else:
+            indices = test_view_indices(self._frames[i], self.input.frames, clips)
+        return test_views(partial(self._read, i), indices, self.input, crops)
 
     def cache_bytes(self) -> int:
         """Bytes of the views in memory once all of them are made; 0 where none are kept."""
@@ -110,11 +114,15 @@ class ClipDataset(Dataset):
         address = (self.seed, "view", self._view(epoch), self.clip_ids[i])
         rng = generator(*address)
         indices = random_segment_indices(self._frames[i], self.input.frames, rng)
-        path = self.root / self.clip_ids[i]
-        frames = read_frames(path, indices, self._transform.short_side)
-        view = self._transform(frames, address)
+        view = self._transform(self._read(i, indices, self._transform.short_side), address)
         self.keep(i, epoch, view)
         return view
+
+    def _read(self, i: int, indices: np.ndarray, short_side: int) -> np.ndarray:
+        """Frames of a clip, uint8 (T, H, W, 3); those of a store have the short side that it has."""
+        if self.store is not None:
+            return self.store.read(self.clip_ids[i], indices)
+        return read_frames(self.root / self.clip_ids[i], indices, short_side)
 
     def _view(self, epoch: int) -> int:
         return epoch % self.input.views if self.input.views else epoch
@@ -122,15 +130,24 @@ class ClipDataset(Dataset):
 
 def read_test_views(path: str | Path, num_frames: int, input: InputConfig, clips: int = 1, crops: int = 1) -> Tensor:
     """Test views of a file of `num_frames` frames, uint8 (clips * crops, T, 3, S, S)."""
-    return _test_views_at(path, test_view_indices(num_frames, input.frames, clips), input, crops)
+    indices = test_view_indices(num_frames, input.frames, clips)
+    return test_views(partial(read_frames, path), indices, input, crops)
 
 
-def _test_views_at(path: str | Path, indices: np.ndarray, input: InputConfig, crops: int) -> Tensor:
-    """Test views of the frames `indices` (clips, T) of a file."""
+def test_views(
+    read: Callable[[np.ndarray, int], np.ndarray], indices: np.ndarray, input: InputConfig, crops: int
+) -> Tensor:
+    """Views of the frames `indices` (clips, T), which `read(frame numbers, short side)` gives.
+
+    uint8 (clips * crops, T, 3, S, S).
+    """
     transform = TestTransform(input, crops)
-    frames = read_frames(path, indices, transform.short_side)
+    frames = read(indices.reshape(-1), transform.short_side)
     by_clip = frames.reshape(*indices.shape, *frames.shape[1:])
     return torch.cat([transform(clip) for clip in by_clip])
+
+
+test_views.__test__ = False  # a function of the library that pytest would take for a test
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:

@@ -95,6 +95,21 @@ def read_frames(path: str | Path, indices: Sequence[int] | np.ndarray, short_sid
     raise UnreadableClip(path, f"has {number + 1} frames; frame {last} was asked for")
 
 
+def decode_frames(path: str | Path, short_side: int) -> Iterator[np.ndarray]:
+    """Every frame of a clip in turn, uint8 (H, W, 3), RGB: the pixels that `read_frames` gives.
+
+    Raises UnreadableClip.
+    """
+    shape: tuple[int, ...] | None = None
+    with _opened(path) as container:
+        for number, frame in enumerate(_frames(container)):
+            pixels = _pixels(frame, short_side)
+            shape = shape or pixels.shape
+            if pixels.shape != shape:
+                raise UnreadableClip(path, f"changes its size at frame {number}")
+            yield pixels
+
+
 def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     """Height and width with the short side resized to `short_side`, as torchvision rounds them."""
     if height <= width:

@@ -16,6 +16,7 @@ from torch import nn
 from dvfl import plan
 from dvfl.config import Config, TrainConfig, digest, flatten
 from dvfl.data.clips import ClipDataset, iterate_training
+from dvfl.data.frame_store import FrameStore
 from dvfl.data.index import clips_root, read_index
 from dvfl.data.splits import few_clips, read_split
 from dvfl.data.transforms import normalise
@@ -124,8 +125,13 @@ def clip_dataset(
     data: RunData, settings: RunSettings, subsets: list[str], clip_ids: list[str] | None = None
 ) -> ClipDataset:
     """Clips of some subsets, shown as the run's settings say."""
+    input = settings.input
+    directory = plan.frames_directory(settings.dataset, input)
+    store = None
+    if directory is not None and input.frame_store is not None:
+        store = FrameStore(directory, data.index, input.stored_short_side, input.frame_store.quality)
     return ClipDataset(
-        data.index, data.split, data.root, subsets, settings.input, settings.allow_flip, settings.seed, clip_ids
+        data.index, data.split, data.root, subsets, input, settings.allow_flip, settings.seed, clip_ids, store
     )
 
 

@@ -21,6 +21,7 @@ from dvfl.data.errors import DataError
 from dvfl.data.fetch import FetchError
 from dvfl.data.splits import read_split
 from dvfl.distill.targets import TeacherAtChance
+from dvfl.evaluate import job as evaluation
 from dvfl.files import MissingInput, OutputError, read_json, sha256, write_json
 from dvfl.models import create_model
 from dvfl.models.weights import NetworkDescription, WeightsError, load_network, save_weights
@@ -101,6 +102,21 @@ def test_results_do_not_depend_on_the_number_of_workers(project, another_folder)
     here = outcome(other.train("student", {"train": {"workers": 1}}))
     os.chdir(project.root)
     assert_same(outcome(project.train("student", {"train": {"workers": 0}})), here)
+
+
+def test_a_run_reads_the_frame_store_that_its_config_has(project, command):
+    values = {"input": {"frame_store": {}}}
+    with pytest.raises(MissingInput, match="`dvfl frames`"):
+        project.train("student", values)
+    code, _, said = command("frames", "colours", "--config", project.config_file(values))
+    assert code == 0 and "18 clips of 108 frames will take about" in said
+    live = outcome(project.train("student"))
+    directory = project.train("student", values)
+    about = read_json(directory / "run.json")
+    assert about["settings"]["input"]["frame_store"] == {"short_side": None, "quality": 90, "shards": 1}
+    assert outcome(directory)[0] != live[0]  # JPEG changed the pixels
+    evaluation.test_run(project.config(values), project.run(project.config(values)))
+    assert (directory / "predictions.parquet").exists()
 
 
 @pytest.mark.parametrize("joined", [True, False])

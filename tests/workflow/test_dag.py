@@ -115,6 +115,15 @@ def test_the_protocols_differences_are_a_target_of_their_own(tmp_path):
     assert not {"tables", "figures", "profile", "distil"} & set(jobs)
 
 
+def test_frames_are_stored_where_the_config_says_so(tmp_path):
+    file = tmp_path / "store.yaml"
+    file.write_text(yaml.safe_dump({"input": {"frame_store": {"shards": 3}}}))
+    said = snakemake(tmp_path, "-n", "-p", "--cores", "2", "--configfile", str(file)).stdout
+    assert re.search(r"^frames +3$", said, flags=re.M)  # whatever the number of clips
+    assert "dvfl frames motions --store 36px_q90 --shard 2 --workers" in said
+    assert not re.search(r"^frames ", snakemake(tmp_path, "-n", "--cores", "2").stdout, flags=re.M)
+
+
 def test_report_is_one_page_with_a_caption_for_each_table_and_figure(pipeline):
     snakemake(pipeline, "--cores", "1", "--configfile", str(pipeline / "small.yaml"), "--", "report")
     text = (pipeline / "results/report.html").read_text()

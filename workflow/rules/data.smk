@@ -150,6 +150,27 @@ rule split:
         "dvfl split {wildcards.dataset} {wildcards.split} 2>&1 | tee {log}"
 
 
+# There where the config has an input.frame_store.
+rule frames:
+    input:
+        "results/data/{dataset}/index.parquet",
+    output:
+        "results/data/{dataset}/frames/{store}/{shard}of{shards}.json",
+    log:
+        "results/logs/frames/{dataset}.{store}.{shard}of{shards}.log",
+    conda:
+        "../../envs/dvfl.yaml"
+    threads: usable_cores(workflow.cores)
+    resources:
+        machine_cores=lambda wc, threads: threads,
+        mem_mb=lambda wc, threads: 500 + 500 * threads,
+    message:
+        "Decoding the clips of {wildcards.dataset} once, to keep their frames ({wildcards.store})"
+    shell:
+        "dvfl frames {wildcards.dataset} --store {wildcards.store} --shard {wildcards.shard} --workers {threads}"
+        " 2>&1 | tee {log}"
+
+
 rule fingerprint:
     input:
         index="results/data/{dataset}/index.parquet",

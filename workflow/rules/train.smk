@@ -106,6 +106,7 @@ rule test:
         about="results/{run}/run.json",
         index=lambda wc: plan.index_path(RUNS[wc.run].dataset),
         split=lambda wc: plan.split_path(RUNS[wc.run].dataset, RUNS[wc.run].split),
+        frames=lambda wc: steps.frames(CONFIG, RUNS[wc.run]),
     output:
         "results/{run}/predictions.parquet",
     log:
@@ -156,6 +157,7 @@ rule motion_check:
     input:
         weights="results/{run}/weights.safetensors",
         split=lambda wc: plan.split_path(RUNS[wc.run].dataset, RUNS[wc.run].split),
+        frames=lambda wc: steps.frames(CONFIG, RUNS[wc.run]),
     output:
         "results/{run}/motion_check.json",
     log:
