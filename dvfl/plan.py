@@ -86,14 +86,12 @@ class RunSettings(Section):
 
     @property
     def digest(self) -> str:
-        # What a key that is newer than a run does where it is not set is what the run did.
-        network = {"pretrain"} if self.network.start_from else {"pretrain", "start_from"}
         # Where it runs, how many processes decode or jobs store frames, and how often validation is looked at do not
-        # change what comes out; whether validation is trained on is said by the subsets.
+        # change what comes out; whether validation is trained on is said by the subsets, pretraining by `start_from`.
         unused = {
             "train": {"workers", "device", "validate_every", "include_validation"},
-            "network": network,
-            "input": {"frame_store": {"shards"} if self.input.frame_store else True},
+            "network": {"pretrain"},
+            "input": {"frame_store": {"shards"}},
         }
         return digest([self.model_dump(mode="json", exclude=unused), self.subsets])
 

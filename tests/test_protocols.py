@@ -115,10 +115,7 @@ def test_the_projects_own_files_leave_the_presets_keys_alone():
 
 
 def test_the_paper_runs_as_released():
-    released = {"lists": {"released": "/lists"}}
-    definitions = {name: released for name in ("ucf50", "ucf101", "hmdb51")}
-    values = {"protocol": "as_released", "dataset_definitions": definitions}
-    config = load_config(DEFAULT_CONFIG, FOLDER / "paper.yaml", values=values)
+    config = load_config(DEFAULT_CONFIG, FOLDER / "paper.yaml", values={"protocol": "as_released"})
     runs = plan.final_runs(config)
     assert {run.split for run in runs if run.dataset == "ucf101"} == {"released"}
     assert "results/runs/ucf101/released/as_released/distilled/seed0" in {str(run) for run in runs}
@@ -127,7 +124,8 @@ def test_the_paper_runs_as_released():
 
 
 def test_the_released_split_needs_its_lists_before_any_work():
-    config = load_config(DEFAULT_CONFIG, values={"protocol": "as_released", "datasets": ["ucf101"]})
+    without = {"protocol": "as_released", "datasets": ["ucf101"], "dataset_definitions": {"ucf101": {"lists": None}}}
+    config = load_config(DEFAULT_CONFIG, values=without)
     with pytest.raises(DataError, match=r"^dataset_definitions\.ucf101\.lists\.released: "):
         steps.check_data(config)
 

@@ -52,6 +52,7 @@ rule fetch:
         "results/data/{dataset}/fetched.json",
     log:
         "results/logs/fetch/{dataset}.log",
+    priority: 20  # everything waits for clips
     conda:
         "../../envs/dvfl.yaml"
     threads: lambda wc, cores=usable_cores(workflow.cores): steps.fetch_threads(CONFIG, wc.dataset, cores)
@@ -91,6 +92,7 @@ rule index_shard:
         "results/data/{dataset}/indexed/{shard}.json",
     log:
         "results/logs/index/{dataset}.{shard}.log",
+    priority: 20  # everything waits for clips
     conda:
         "../../envs/dvfl.yaml"
     threads: usable_cores(workflow.cores)
@@ -114,6 +116,7 @@ rule index:
         "results/data/{dataset}/index.parquet",
     log:
         "results/logs/index/{dataset}.log",
+    priority: 20  # everything waits for clips
     conda:
         "../../envs/dvfl.yaml"
     threads: usable_cores(workflow.cores)
@@ -137,6 +140,7 @@ rule split:
         "results/data/{dataset}/splits/{split}.csv",
     log:
         "results/logs/split/{dataset}.{split}.log",
+    priority: 20  # everything waits for clips
     conda:
         "../../envs/dvfl.yaml"
     resources:
