@@ -345,13 +345,24 @@ wait_option = click.option(
 
 @cli.command()
 @with_config
-@run_argument
+@click.argument("run", required=False)
+@click.option(
+    "--resume",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="Go on with the stopped training in this folder (RUN.resume), or say which values changed since.",
+)
 @wait_option
-def train(config: Config, run: Run, wait: bool) -> None:
-    """Train or distil a run; goes on where a killed one was."""
+def train(config: Config, run: str | None, folder: Path | None, wait: bool) -> None:
+    """Train or distil a run; goes on where a killed one was, and starts afresh where settings or inputs changed."""
+    from dvfl.plan import parse_run
     from dvfl.train.job import train_run
+    from dvfl.train.resume import run_directory
 
-    train_run(config, run, wait)
+    if run is None and folder is None:
+        raise click.UsageError("name the RUN, or the folder to --resume")
+    named = parse_run(config, run_directory(folder) if run is None else run)
+    train_run(config, named, wait, folder)
 
 
 @cli.command()

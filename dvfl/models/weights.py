@@ -34,6 +34,7 @@ class NetworkDescription:
     num_frames: int
     img_size: int
     overrides: dict[str, Any] = field(default_factory=dict)
+    trained_on: dict[str, str] | None = None  # dataset, split, and the sha256 of its list; None where nobody says
 
     def build(self) -> nn.Module:
         """Raises WeightsError where the model does not take these sizes or overrides."""

@@ -28,15 +28,17 @@ from dvfl.evaluate.predict import predict_dataset
 from dvfl.files import atomic, read_json, required, sha256, write_json
 from dvfl.models.plugins import plugin_file
 from dvfl.models.pretrained import LoadReport, load_pretrained
-from dvfl.models.weights import NetworkDescription, WeightsError, load_into, load_network, save_weights
+from dvfl.models.weights import NetworkDescription, load_into, load_network, read_description, save_weights
 from dvfl.plan import Run, RunSettings
 from dvfl.progress import Progress
 from dvfl.randomness import torch_seeded
 from dvfl.track import Tracker, outbox_directory
 from dvfl.train.checkpoint import Checkpoint
 from dvfl.train.lease import lease
+from dvfl.train.lineage import check_lineage, trained_on
 from dvfl.train.loop import Recipe, fit, resolve
 from dvfl.train.provenance import code_version, package_versions, peak_memory_mb
+from dvfl.train.resume import check_resumable, remove_begun, write_begun
 
 
 @dataclass(frozen=True)
@@ -56,25 +58,30 @@ def load_run_data(config: Config, run: Run) -> RunData:
     return RunData(index, split, clips_root(config.dataset_definitions[run.dataset]), classes)
 
 
-def train_run(config: Config, run: Run, wait: bool = False) -> None:
+def train_run(config: Config, run: Run, wait: bool = False, resume: Path | None = None) -> None:
     """Trains the run and writes its weights.safetensors, history.csv and run.json.
 
     Killed at any moment and started again, it goes on after its last finished epoch and ends with the same bytes. A run
     that is there already, made with the same settings and inputs, is left as it is: the writer that was waited for made
-    it. Raises LeaseTaken where another process works on the run and `wait` is off.
+    it. With `resume`, the folder of a stopped training, it goes on from there or not at all: CannotResume says what
+    changed. Raises LeaseTaken where another process works on the run and `wait` is off.
     """
     settings, chosen = with_choices(config, run)
     inputs = input_hashes(config, run)
     key = digest([settings.digest, inputs])
     checkpoint = Checkpoint(plan.resume_directory(run, key))
+    if resume is not None:
+        check_resumable(resume, run, key, settings, inputs)
     rule = "trial" if run.study else "distil" if settings.distill else "train"
     with lease(checkpoint.path.parents[1], wait):
         if _is_there(run, key):
             print(f"{run.name}: is there already, made with the same settings and inputs", file=sys.stderr)
             return
+        write_begun(checkpoint, settings, inputs)
         with open_tracker(config, run, key, rule) as tracker:
             _train(config, run, settings, chosen, inputs, checkpoint, tracker)
         checkpoint.remove()
+        remove_begun(checkpoint)
 
 
 def _is_there(run: Run, key: str) -> bool:
@@ -147,6 +154,8 @@ def _train(
     begin = time.perf_counter()
     torch.set_num_threads(settings.train.threads)
     data = load_run_data(config, run)
+    teacher = plan.teacher_of(config, run)
+    learned = _learned(config, run, teacher, settings, data.classes, inputs["split"])
     recipe = resolve(settings.train, run.seed, len(data.classes))
     dataset = clip_dataset(data, settings, settings.subsets, labelled_clips(data, settings))
     description = NetworkDescription(
@@ -155,6 +164,7 @@ def _train(
         settings.input.frames,
         settings.input.img_size,
         settings.network.model_overrides,
+        learned,
     )
     with torch_seeded(run.seed, "init"):
         model = description.build()
@@ -173,7 +183,6 @@ def _train(
     else:
         model.to(recipe.device)
         task: SupervisedTask | DistillationTask = SupervisedTask(model)
-        teacher = plan.teacher_of(config, run)
         if teacher is not None and settings.distill is not None:
             task, teacher_top1 = _distillation(model, teacher, dataset, settings, recipe)
             tracker.metrics({"teacher_top1_on_training_clips": teacher_top1}, step=0)
@@ -198,6 +207,8 @@ def _train(
             "settings_digest": settings.digest,
             "key": digest([settings.digest, inputs]),
             "inputs": inputs,
+            "outputs": {name: sha256(directory / name) for name in ("weights.safetensors", "history.csv")},
+            "teacher": str(teacher) if teacher else None,
             "chosen": chosen,
             "versions": package_versions(),
             "device": str(recipe.device),
@@ -241,6 +252,26 @@ def _leaves_one_clip(clips: int, train: TrainConfig) -> bool:
     return train.batch_size == 1 or (clips % train.batch_size == 1 and not (train.mixup or train.cutmix))
 
 
+def _learned(
+    config: Config, run: Run, teacher: Run | None, settings: RunSettings, classes: list[str], split_sha256: str | None
+) -> dict[str, str] | None:
+    """The clips that the run's weights will have learned. Refuses weights, given or the teacher's, that leak others."""
+    network = settings.network
+    given, start = (name and plan.weights_path(config, name) for name in (network.weights, network.start_from))
+    taught_by = teacher.directory / "weights.safetensors" if teacher and not given else None
+    described = {path: _said_of(path) for path in (given, start, taught_by) if path}
+    for path, description in described.items():
+        check_lineage(path, description, classes, run, split_sha256, starts=path == start)
+    if given:
+        return described[given].trained_on if described[given] else None
+    return trained_on(run, split_sha256)
+
+
+def _said_of(weights: Path) -> NetworkDescription | None:
+    """What weights say of themselves; other programs' formats say nothing."""
+    return read_description(weights) if weights.suffix == ".safetensors" else None
+
+
 def _distillation(
     student: nn.Module, teacher: Run, dataset: ClipDataset, settings: RunSettings, recipe: Recipe
 ) -> tuple[DistillationTask, float]:
@@ -250,8 +281,6 @@ def _distillation(
     """
     weights = teacher.directory / "weights.safetensors"
     network, description = load_network(weights)
-    if description.classes != dataset.classes:
-        raise WeightsError(f"{weights}: the teacher knows other classes than {settings.dataset} has")
     assert settings.distill is not None
     trained = settings.distill.teacher_head == "trained"
     if not trained:

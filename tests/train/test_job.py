@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -376,6 +377,52 @@ def test_a_teacher_of_other_classes_is_refused(taught):
         taught.train("distilled")
 
 
+def described(weights: Path, **changes) -> None:
+    """Changes what a weights file says of itself."""
+    network, description = load_network(weights)
+    save_weights(weights, network, replace(description, **changes))
+
+
+OTHER_SPLIT = {"dataset": "colours", "split": "split2", "sha256": "0" * 64}
+
+
+def test_weights_say_which_clips_they_learned(taught):
+    split = sha256(plan.split_path("colours", "split1"))
+    for arm in ("teacher", "distilled"):
+        _, description = load_network(taught.train(arm) / "weights.safetensors")
+        assert description.trained_on == {"dataset": "colours", "split": "split1", "sha256": split}
+
+
+def test_a_teacher_of_another_split_is_refused(taught):
+    described(RUN / "teacher/seed0/weights.safetensors", trained_on=OTHER_SPLIT)
+    leak = r"teacher/seed0/weights\.safetensors: was trained on colours, split2 \(list 000000000000\), and .*distilled"
+    with pytest.raises(WeightsError, match=leak):
+        taught.train("distilled")
+    assert not (RUN / "distilled/seed0").exists()
+
+
+def test_a_teacher_from_before_its_split_was_drawn_anew_is_refused(taught):
+    split = plan.split_path("colours", "split1")
+    split.write_text(split.read_text().replace(",validation", ",train"))
+    with pytest.raises(WeightsError, match="was trained on colours, split1"):
+        taught.train("distilled")
+
+
+def test_given_weights_of_another_split_or_other_classes_are_refused(taught):
+    given = Path("given.safetensors")
+    (RUN / "teacher/seed0/weights.safetensors").rename(given)
+    values = {"teacher": {"weights": str(given)}}
+    described(given, trained_on=OTHER_SPLIT)
+    with pytest.raises(WeightsError, match=r"given\.safetensors: was trained on colours, split2"):
+        taught.train("teacher", values)
+    described(given, trained_on=None, classes=["blue", "green", "yellow"])
+    with pytest.raises(WeightsError, match="other classes than colours has: 3 against 3, which differ in red, yellow"):
+        taught.train("teacher", values)
+    described(given, classes=["blue", "green", "red"])  # says nothing of a split: nobody knows, so it is let through
+    _, description = load_network(taught.train("teacher", values) / "weights.safetensors")
+    assert description.trained_on is None
+
+
 SWEEP = {
     "chosen_by": ["sweep"],
     "ablation": {"studies": {"sweep": {"arms": ["distilled"], "grid": {"distill.alpha": [0.2, 0.9]}}}},
@@ -449,6 +496,60 @@ def test_a_changed_config_starts_afresh_and_an_unchanged_one_does_not(project, a
     assert pd.read_csv(RUN / "student/seed0/history.csv")["seconds"][:2].tolist() == [row["seconds"] for row in saved]
 
 
+RESUME = RUN / "student/seed0.resume"
+
+
+@pytest.fixture
+def stopped(project, monkeypatch):
+    """A student that was stopped after two of five epochs."""
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(patch, 2, KeyboardInterrupt())
+        project.train("student", FIVE)
+    return project
+
+
+@pytest.mark.parametrize("folder", [RESUME, RUN / "student/seed0", "state"])
+def test_asked_for_by_its_folder_a_stopped_run_goes_on(stopped, command, folder):
+    (checkpoint,) = checkpoints(stopped)
+    saved = torch.load(checkpoint)["history"]
+    folder = checkpoint.parent if folder == "state" else folder
+    code, _, err = command("train", "--resume", folder, "--config", stopped.config_file(FIVE))
+    assert code == 0, err
+    assert pd.read_csv(RUN / "student/seed0/history.csv")["seconds"][:2].tolist() == [row["seconds"] for row in saved]
+    assert not any(RESUME.glob("*/*"))
+
+
+def test_an_explicit_resume_under_a_changed_config_says_what_changed(stopped, command):
+    changed = stopped.config_file({"student": {"train": {"epochs": 5, "lr": 0.02}}})
+    code, _, err = command("train", RUN / "student/seed0", "--resume", RESUME, "--config", changed)
+    assert code == 1
+    assert "was begun with other settings or inputs, so it cannot go on" in err
+    assert [line for line in err.splitlines() if " then, " in line] == ["dvfl:   train.lr: 0.01 then, 0.02 now"]
+    assert not (RUN / "student/seed0").exists()
+    split = plan.split_path("colours", "split1")
+    before = sha256(split)
+    split.write_text(split.read_text().replace(",validation", ",train"))
+    _, _, err = command("train", "--resume", RESUME, "--config", stopped.config_file(FIVE))
+    assert f"inputs.split: {before} then, {sha256(split)} now" in err
+
+
+def test_a_resume_of_nothing_or_of_another_run_says_so(stopped, command):
+    config = stopped.config_file(FIVE)
+    _, _, err = command("train", "--resume", RUN / "teacher/seed0", "--config", config)
+    assert "teacher/seed0: no stopped training lies there; leave --resume away to start" in err
+    _, _, err = command("train", RUN / "teacher/seed0", "--resume", RESUME, "--config", config)
+    assert "student/seed0.resume: belongs to another run than" in err
+    assert "name the RUN, or the folder to --resume" in command("train", "--config", config)[2]
+
+
+def test_a_finished_run_that_is_resumed_under_a_changed_config_says_what_changed(project, command):
+    project.train("student")
+    changed = project.config_file({"student": {"train": {"epochs": 3}}})
+    code, _, err = command("train", "--resume", RUN / "student/seed0", "--config", changed)
+    assert code == 1
+    assert "train.epochs: 2 then, 3 now" in err
+
+
 def test_changed_clips_start_afresh(project, another_folder, monkeypatch):
     stopped = another_folder(project, "stopped")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -479,7 +580,7 @@ def test_a_disk_that_fills_up_costs_nothing_but_the_time(project, another_folder
             full.train("student", FIVE)
     (checkpoint,) = checkpoints(full)
     assert len(torch.load(checkpoint)["history"]) == 2
-    assert os.listdir(checkpoint.parent) == ["checkpoint.pt"]
+    assert sorted(os.listdir(checkpoint.parent)) == ["begun.json", "checkpoint.pt"]
     resumed = outcome(full.train("student", FIVE))
     monkeypatch.chdir(project.root)
     assert_same(outcome(project.train("student", FIVE)), resumed)
