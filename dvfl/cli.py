@@ -537,6 +537,44 @@ def summary(config: Config) -> None:
 
 
 @cli.command()
+@click.argument("table", type=click.Path(path_type=Path))
+@click.option("--row", type=int, required=True, help="Which row, counted from 1; the header does not count.")
+@click.option("--json", "as_json", is_flag=True, help="Everything, for a program to read.")
+def trace(table: Path, row: int, as_json: bool) -> None:
+    """Where does this number come from? A row of TABLE walked back to its runs, commits, settings and clips."""
+    import json
+
+    from rich.console import Console
+
+    from dvfl.provenance.trace import as_tree, trace_row
+
+    traced = trace_row(table, row)
+    if as_json:
+        click.echo(json.dumps(traced, indent=2))
+    else:
+        Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(as_tree(traced))
+
+
+@cli.command()
+@with_config
+@click.argument("results", default="results", type=click.Path(path_type=Path))
+@click.option("--clips", is_flag=True, help="Hash every clip again, not a sample of each data set alone.")
+def verify(config: Config, results: Path, clips: bool) -> None:
+    """Do the files under RESULTS still match? Hash inputs, score predictions and build tables anew, and compare.
+
+    Writes nothing. Ends with exit code 1 where anything does not match. Give the --config that made the results.
+    """
+    from dvfl.provenance.verify import summary, verify_results
+
+    checks = list(verify_results(config, results, clips))
+    for check in checks:
+        if check.said:
+            click.echo(f"{'not checked: ' if check.matches is None else ''}{check.what}: {check.said}")
+    click.echo(summary(checks))
+    sys.exit(any(check.matches is False for check in checks))
+
+
+@cli.command()
 @click.option(
     "--config", "files", multiple=True, envvar="DVFL_CONFIG", type=click.Path(path_type=Path), help="Config file."
 )

@@ -13,7 +13,7 @@ from dvfl.config import Config, EvaluateConfig, InputConfig
 from dvfl.data.reader import probe
 from dvfl.errors import UserError
 from dvfl.evaluate.score import score_predictions
-from dvfl.files import atomic, read_json, required, write_json
+from dvfl.files import atomic, read_json, required, sha256, write_json
 from dvfl.plan import Run
 
 
@@ -39,6 +39,14 @@ def test_run(config: Config, run: Run) -> None:
 
 def score_run(config: Config, run: Run) -> dict[str, Any]:
     """Scores the run's predictions and writes scores.json."""
+    scores = compute_scores(config, run)
+    write_json(run.directory / "scores.json", scores)
+    _track_scores(config, run, scores)
+    return scores
+
+
+def compute_scores(config: Config, run: Run) -> dict[str, Any]:
+    """What scores.json holds of the run's predictions."""
     from dvfl.data.index import read_index
     from dvfl.data.splits import read_split
 
@@ -46,8 +54,9 @@ def score_run(config: Config, run: Run) -> dict[str, Any]:
     split = read_split(required(plan.split_path(run.dataset, run.split)))
     subset = plan.run_settings(config, run).evaluated_on
     evaluate = plan.evaluation(config, run)
+    predictions = required(run.directory / "predictions.parquet")
     scores = score_predictions(
-        pd.read_parquet(required(run.directory / "predictions.parquet")),
+        pd.read_parquet(predictions),
         index,
         index.drop_duplicates("label").sort_values("label")["class_name"].tolist(),
         expected_clip_ids=_expected(split.loc[split["subset"] == subset, "clip_id"], evaluate),
@@ -58,10 +67,9 @@ def score_run(config: Config, run: Run) -> dict[str, Any]:
         "subset": subset,
         "views": f"{evaluate.clips}x{evaluate.crops}",
         "clips_dropped": int((split["subset"] == subset).sum()) - scores["n_clips"],
+        "predictions_sha256": sha256(predictions),
     }
-    write_json(run.directory / "scores.json", about | scores)
-    _track_scores(config, run, scores)
-    return scores
+    return about | scores
 
 
 def _expected(clip_ids: pd.Series, evaluate: EvaluateConfig) -> list[str]:

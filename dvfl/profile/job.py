@@ -11,6 +11,7 @@ from dvfl.errors import UserError
 from dvfl.files import write_json
 from dvfl.profile.profile import profile_model
 from dvfl.track import Tracker, outbox_directory
+from dvfl.train.provenance import code_version
 
 
 def profile_one(config: Config, model: str, threads: int, larger: bool = False) -> dict[str, Any]:
@@ -41,19 +42,20 @@ def profile_one(config: Config, model: str, threads: int, larger: bool = False) 
         threads=threads,
         plugins=config.plugins,
     )
+    version = dict(zip(("commit", "dirty"), code_version(), strict=True))
     path = plan.profile_path(f"larger_batches/{model}" if larger else model)
     with Tracker.open_named(
         config.tracking,
         outbox_directory(path.with_suffix(""), steps.profile_settings(config, model)),
         experiment=f"dvfl/{experiment}",
         name=path.with_suffix("").relative_to(plan.RESULTS).as_posix(),
-        tags={"rule": "profile"},
+        tags={"rule": "profile", **version},
     ) as tracker:
         tracker.params({"model": model, **size, "precision": settings.precision, "threads": threads})
         tracker.metrics({key: profile[key] for key in ("params", "gmacs", "other_gops", "activations_m", "weights_mb")})
         for batch in profile["batches"]:
             tracker.metrics({f"batch{batch['batch']}.{key}": value for key, value in batch.items() if key != "batch"})
-        profile["mlflow_run_id"] = tracker.run_id
+        profile |= version | {"mlflow_run_id": tracker.run_id}
         write_json(path, profile)
         tracker.artifact(path)
     return profile

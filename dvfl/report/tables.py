@@ -37,17 +37,22 @@ ON_DEMAND = {"protocol_effects": build_protocol_effects}  # a study of its own, 
 
 def write_table(frame: pd.DataFrame, path: str | Path) -> None:
     """Write `path`.csv, .md and .tex; the same frame gives the same bytes."""
-    text = frame.astype(object)
-    for column in (*NUMBERS, "n_seeds"):
-        text[column] = frame[column].map(number_text)
     contents = {
-        "csv": text.to_csv(index=False, lineterminator="\n"),
+        "csv": as_csv(frame),
         "md": as_markdown(frame),
         "tex": as_latex(frame),
     }
     for ending, content in contents.items():
         with atomic(Path(f"{path}.{ending}")) as partial:
             partial.write_text(content, encoding="utf-8", newline="\n")
+
+
+def as_csv(frame: pd.DataFrame) -> str:
+    """The table as its CSV file holds it."""
+    text = frame.astype(object)
+    for column in (*NUMBERS, "n_seeds"):
+        text[column] = frame[column].map(number_text)
+    return text.to_csv(index=False, lineterminator="\n")
 
 
 def read_table(path: str | Path) -> pd.DataFrame:

@@ -63,15 +63,15 @@ def check_resumable(folder: Path, run: Run, key: str, settings: RunSettings, inp
             return
     else:
         raise CannotResume(f"{folder}: no stopped training lies there; leave --resume away to start {run}")
-    changed = _changes(read_json(begun), settings, inputs) if begun.exists() else ["what, was not noted"]
+    changed = changes(read_json(begun), settings, inputs) if begun.exists() else ["what, was not noted"]
     raise CannotResume(
         f"{place}: was begun with other settings or inputs, so it cannot go on; give back the former values, or leave "
         f"--resume away to start afresh:\n  " + "\n  ".join(changed)
     )
 
 
-def _changes(begun: Mapping[str, Any], settings: RunSettings, inputs: Mapping[str, str | None]) -> list[str]:
-    """`key: old value then, new value now` for each that differs."""
+def changes(begun: Mapping[str, Any], settings: RunSettings, inputs: Mapping[str, str | None]) -> list[str]:
+    """`key: old value then, new value now` for each that differs; `begun` has settings and inputs as plain values."""
     then = flatten(begun["settings"]) | flatten({"inputs": begun["inputs"]})
     now = flatten(settings.model_dump(mode="json")) | flatten({"inputs": dict(inputs)})
     keys = [key for key in {**then, **now} if then.get(key) != now.get(key)]

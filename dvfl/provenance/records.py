@@ -1,0 +1,94 @@
+"""What the runs and profiles under a results folder say of themselves, found by id or by place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dvfl.files import sha256
+from dvfl.report.results import read_json
+
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A `run.json`, or the JSON of a profile, and where it lies."""
+
+    path: Path
+    about: dict[str, Any]
+
+    @property
+    def directory(self) -> Path:
+        return self.path.parent
+
+    @property
+    def is_profile(self) -> bool:
+        return self.path.name != "run.json"
+
+    @property
+    def id(self) -> str:
+        """Its MLflow id; empty where it was not tracked."""
+        return self.about.get("mlflow_run_id") or ""
+
+
+class Records:
+    """All runs and profiles under `results`, a folder as the pipeline leaves it."""
+
+    def __init__(self, results: Path):
+        self.results = results
+        self._hashes: dict[Path, str | None] = {}
+
+    @cached_property
+    def runs(self) -> dict[Path, Record]:
+        """By directory."""
+        files = [file for folder in ("runs", "ablation") for file in sorted((self.results / folder).rglob("run.json"))]
+        return {file.parent: Record(file, read_json(file)) for file in files}
+
+    @cached_property
+    def profiles(self) -> list[Record]:
+        return [Record(file, read_json(file)) for file in sorted((self.results / "profile").rglob("*.json"))]
+
+    @cached_property
+    def by_id(self) -> dict[str, Record]:
+        return {record.id: record for record in (*self.runs.values(), *self.profiles) if record.id}
+
+    def place(self, promised: str | Path) -> Path:
+        """Where a path that a run wrote down (`results/…`) lies under this folder."""
+        path = Path(promised)
+        return self.results.joinpath(*path.parts[1:]) if path.parts[:1] == ("results",) else path
+
+    def index(self, record: Record) -> Path:
+        return self.results / "data" / record.about["dataset"] / "index.parquet"
+
+    def split(self, record: Record) -> Path:
+        return self.results / "data" / record.about["dataset"] / f"splits/{record.about['split']}.csv"
+
+    def teacher(self, record: Record) -> Record | None:
+        """The run that taught this one; None without one, or where it is not under this folder."""
+        wanted = record.about["inputs"].get("teacher_weights")
+        if wanted is None:
+            return None
+        if record.about.get("teacher"):
+            return self.runs.get(self.place(record.about["teacher"]))
+        # A record from before teachers were named: the run whose weights these are.
+        alike = (each for each in self.runs.values() if each.about["dataset"] == record.about["dataset"])
+        return next((each for each in alike if self.weights_hash(each) == wanted), None)
+
+    def weights_hash(self, record: Record) -> str | None:
+        """sha256 of a run's weights: as it recorded it, else of the file; None where there is neither."""
+        recorded = record.about.get("outputs", {}).get(WEIGHTS)
+        if recorded:
+            return recorded
+        if record.directory not in self._hashes:
+            file = record.directory / WEIGHTS
+            self._hashes[record.directory] = sha256(file) if file.is_file() else None
+        return self._hashes[record.directory]
+
+    def choices(self, dataset: str) -> Iterator[dict[str, Any]]:
+        """What the studies of a data set chose."""
+        for file in sorted((self.results / "ablation" / dataset).glob("*/choice.json")):
+            yield read_json(file)
