@@ -254,6 +254,7 @@ FIGURES = (
     "alpha_temperature",
     "labelled_clips",
     "audit",
+    "claims",
     "released_loss",
 )
 

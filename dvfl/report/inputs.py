@@ -30,6 +30,7 @@ _TABLES_OF_FIGURE = {
     "accuracy_vs_gmacs": ("accuracy", "efficiency"),
     "alpha_temperature": ("ablation",),
     "labelled_clips": ("ablation",),
+    "claims": ("claims",),
     "protocol_effects": ("protocol_effects",),
 }
 

@@ -46,6 +46,7 @@ _NAMES = {
     "gmacs_ratio": "multiply-adds, ratio",
     "latency_ratio": "latency, ratio",
     "memory_ratio": "peak memory, ratio",
+    "compute_reduction_vs_teacher": "compute, ratio",
 }
 _UNITS = {"percent": "%", "percentage points": "points"}
 _NO_UNIT = ("probability", "ratio", "clips", "groups", "")
@@ -158,8 +159,13 @@ def _shared(name: str, value: str) -> str:
     return value if plain else f"{_NAMES.get(name, name)} {value}"
 
 
+def metric_name(metric: str) -> str:
+    """A metric's name as readers see it."""
+    return _NAMES.get(metric, metric.replace("_", " "))
+
+
 def _metric(metric: str, unit: str) -> str:
-    name = _NAMES.get(metric, metric.replace("_", " "))
+    name = metric_name(metric)
     return name if unit in _NO_UNIT else f"{name} ({_UNITS.get(unit, unit)})"
 
 

@@ -40,12 +40,16 @@ def needs(config: Config, claim: pd.Series) -> list[str]:
         lacking.append("the number of views, which the source does not state")
     elif int(claim["views"]) != config.evaluate.clips * config.evaluate.crops:
         lacking.append(f"{claim['views']} views")
-    arm = claim["arm"]
-    if arm not in config.arms or model_of(config, arm) != claim["model"]:
-        lacking.append(f"arm {arm} with {claim['model']}")
-    elif not _paper_size(config, arm):
-        lacking.append(f"an input of {FRAMES}x{IMG_SIZE}x{IMG_SIZE} and no model_overrides")
-    return lacking
+    return lacking + lacks_arm(config, claim["arm"], claim["model"])
+
+
+def lacks_arm(config: Config, arm: str, model: str) -> list[str]:
+    """What an arm lacks to be the paper's: its model, its input's size."""
+    if arm not in config.arms or model_of(config, arm) != model:
+        return [f"arm {arm} with {model}"]
+    if not _paper_size(config, arm):
+        return [f"an input of {FRAMES}x{IMG_SIZE}x{IMG_SIZE} and no model_overrides"]
+    return []
 
 
 def tested_claims(config: Config) -> dict[tuple[str, str, str, str], float]:

@@ -110,6 +110,31 @@ def test_most_confused_are_the_largest_off_diagonal_cells():
     assert most_confused(pd.DataFrame(counts[:20, :20]), classes[:20]) == classes[:20]
 
 
+def test_claims_are_drawn_or_named_each_once(config, tables):
+    frame = FIGURES["claims"].data(config)
+    assert len(frame) == len(tables["claims"])
+    tested = frame[frame["value"].notna()]
+    assert set(tested["verdict"]) == {"reproduced", "not reproduced"}
+    assert set(frame["verdict"]) - set(tested["verdict"]) == {"not tested here"}
+    with style():
+        figure = FIGURES["claims"].draw(frame)
+    *panels, untested = figure.axes
+    assert sum(len(panel.get_yticks()) for panel in panels) == len(tested)
+    assert untested.get_title(loc="left") == f"{len(frame) - len(tested)} of {len(frame)} claims are not tested here"
+    counts = [int(text.get_text().split(": ")[1]) for text in untested.texts if text.get_ha() == "right"]
+    assert sum(counts) == len(frame) - len(tested)
+
+
+def test_claims_of_accuracy_are_drawn_with_their_interval(config):
+    frame = FIGURES["claims"].data(config)
+    percent = frame["unit"].isin(["percent", "percentage points"])
+    frame.loc[percent, ["value", "ci_low", "ci_high"]] = [80.0, 78.0, 82.0]
+    frame.loc[percent, "verdict"] = "not reproduced"
+    with style():
+        figure = FIGURES["claims"].draw(frame)
+    assert len(figure.axes) == 4 and len(figure.axes[2].collections) == (frame["unit"] == "percent").sum()
+
+
 def test_style_is_readable_in_print():
     sizes = [value for key, value in RC.items() if key.endswith("size") and "marker" not in key]
     assert min(value for value in sizes if isinstance(value, int | float)) >= 8

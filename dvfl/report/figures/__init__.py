@@ -17,6 +17,7 @@ from dvfl.files import atomic
 from dvfl.report.figures import (
     alpha_temperature,
     audit,
+    claims,
     confusion,
     labelled_clips,
     protocol_effects,
@@ -44,6 +45,7 @@ FIGURES: dict[str, Plot] = {
     "alpha_temperature": Plot(alpha_temperature.data, alpha_temperature.draw),
     "labelled_clips": Plot(labelled_clips.data, labelled_clips.draw),
     "audit": Plot(audit.data, audit.draw),
+    "claims": Plot(claims.data, claims.draw),
     "released_loss": Plot(released_loss.data, released_loss.draw),
 }
 ON_DEMAND = {"protocol_effects": Plot(protocol_effects.data, protocol_effects.draw)}
