@@ -575,6 +575,23 @@ def verify(config: Config, results: Path, clips: bool) -> None:
 
 
 @cli.command()
+@with_config
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--weights", is_flag=True, help="With the weights of every run; else only their hashes.")
+def pack(config: Config, out: Path, weights: bool) -> None:
+    """Pack a finished result for publication: OUT.zip, an RO-Crate. Give the --config that made the results.
+
+    Tables, figures, config, lock file, splits, and of every run its record, predictions and scores; no clips.
+    """
+    from dvfl.provenance.crate import pack as pack_results
+
+    runs = pack_results(config, out, weights)
+    say(f"{out}: {len(runs)} runs, {out.stat().st_size / 1e6:.1f} MB")
+    if any(run.about["dirty"] for run in runs):
+        say("  some runs were made by an uncommitted version of the code: `dvfl verify` names it")
+
+
+@cli.command()
 @click.option(
     "--config", "files", multiple=True, envvar="DVFL_CONFIG", type=click.Path(path_type=Path), help="Config file."
 )
