@@ -28,6 +28,9 @@ ORDER = [
     "choose",
     "profile",
     "tables",
+    "trace",
+    "verify",
+    "pack",
     "predict",
 ]
 IMPORTED = """

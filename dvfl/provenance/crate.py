@@ -72,17 +72,19 @@ def pack(config: Config, out: Path, with_weights: bool = False) -> list[Record]:
 
 
 def _behind_tables(records: Records) -> tuple[list[Record], list[Record]]:
-    """The runs that the tables name, with their teachers, and the profiles."""
+    """The runs that the tables name, with their teachers and what they started from, and the profiles."""
     table = required(RESULTS / "tables/all.csv")
     names = pd.read_csv(table, dtype=str, keep_default_na=False)["run_ids"].str.split(";").explode()
     found: dict[Path, Record] = {}
     for run_id in dict.fromkeys(name for name in names if name):
         if run_id not in records.by_id:
             raise UserError(f"{table}: no run and no profile under {RESULTS} has the run id {run_id}; make it again")
-        record: Record | None = records.by_id[run_id]
-        while record is not None and record.path not in found:
-            found[record.path] = record
-            record = None if record.is_profile else records.teacher(record)
+        waiting: list[Record | None] = [records.by_id[run_id]]
+        while waiting:
+            record = waiting.pop()
+            if record is not None and record.path not in found:
+                found[record.path] = record
+                waiting += [] if record.is_profile else [records.teacher(record), records.start(record)]
     everything = list(found.values())
     return [each for each in everything if not each.is_profile], [each for each in everything if each.is_profile]
 
@@ -147,12 +149,12 @@ def _add(crate: ROCrate, file: Path, place: str) -> Entity:
 
 def _training(crate: ROCrate, records: Records, record: Record, packed: dict[Path, Entity]) -> Entity:
     about, folder = record.about, record.directory
-    teacher = records.teacher(record)
+    before = {"teacher_weights": records.teacher(record), "start_from": records.start(record)}
     inputs = [packed[path] for path in (records.index(record), records.split(record)) if path in packed]
     for what in ("teacher_weights", "weights", "start_from"):
         if about["inputs"].get(what):
             name = f"{what.replace('_', ' ')} of {folder.as_posix()}"
-            of = teacher.directory if teacher and what == "teacher_weights" else None
+            of = before[what].directory if before.get(what) else None
             inputs.append(_weights(crate, about["inputs"][what], name, of, packed))
     results = [packed[folder / name] for name in _OF_RUN if folder / name in packed]
     own = records.weights_hash(record)

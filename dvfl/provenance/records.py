@@ -12,6 +12,7 @@ from dvfl.files import sha256
 from dvfl.report.results import read_json
 
 WEIGHTS = "weights.safetensors"
+FOLDERS = ("runs", "ablation", "pretraining")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Records:
     @cached_property
     def runs(self) -> dict[Path, Record]:
         """By directory."""
-        files = [file for folder in ("runs", "ablation") for file in sorted((self.results / folder).rglob("run.json"))]
+        files = [file for folder in FOLDERS for file in sorted((self.results / folder).rglob("run.json"))]
         return {file.parent: Record(file, read_json(file)) for file in files}
 
     @cached_property
@@ -77,6 +78,11 @@ class Records:
         # A record from before teachers were named: the run whose weights these are.
         alike = (each for each in self.runs.values() if each.about["dataset"] == record.about["dataset"])
         return next((each for each in alike if self.weights_hash(each) == wanted), None)
+
+    def start(self, record: Record) -> Record | None:
+        """The run whose weights this one started from; None where it is none under this folder."""
+        given = record.about["settings"]["network"].get("start_from")
+        return self.runs.get(self.place(given).parent) if given else None
 
     def weights_hash(self, record: Record) -> str | None:
         """sha256 of a run's weights: as it recorded it, else of the file; None where there is neither."""

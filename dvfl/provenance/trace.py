@@ -60,9 +60,9 @@ def _found(records: Records, table: Path, row: int, run_id: str) -> Record:
 
 
 def trace_run(records: Records, record: Record) -> dict[str, Any]:
-    """Code, settings, choices, inputs and clips of a run, and the same of its teacher."""
+    """Code, settings, choices, inputs and clips of a run, and the same of its teacher and of what it started from."""
     about = record.about
-    teacher = records.teacher(record)
+    teacher, start = records.teacher(record), records.start(record)
     return {
         "run_id": record.id,
         "directory": str(record.directory),
@@ -76,6 +76,7 @@ def trace_run(records: Records, record: Record) -> dict[str, Any]:
         "device": about["device"],
         "versions": about["versions"],
         "teacher": None if teacher is None else trace_run(records, teacher),
+        "started_from": None if start is None else trace_run(records, start),
     }
 
 
@@ -104,7 +105,7 @@ def _inputs(records: Records, record: Record, teacher: Record | None) -> list[di
 def _clips(records: Records, record: Record) -> dict[str, Any]:
     """How many clips were learned and tested, and where their names are."""
     about, settings = record.about, record.about["settings"]
-    joined = about["stage"] == "final" and settings["train"]["include_validation"]
+    joined = about["stage"] != "selection" and settings["train"]["include_validation"]
     scores = record.directory / "scores.json"
     tested = read_json(scores) if scores.exists() else {}
     return {
@@ -173,8 +174,9 @@ def _add_run(tree: Tree, role: str, run: dict[str, Any], told: set[str]) -> None
     branch.add(_line("own weights", f"sha256 {run['weights_sha256']}" if run["weights_sha256"] else "not here"))
     branch.add(_line("clips", _clip_text(run["clips"])))
     branch.add(_line("all of it", f"{run['directory']}/run.json"))
-    if run["teacher"]:
-        _add_run(branch, "teacher", run["teacher"], told)
+    for role, key in (("teacher", "teacher"), ("started from", "started_from")):
+        if run[key]:
+            _add_run(branch, role, run[key], told)
 
 
 def _clip_text(clips: dict[str, Any]) -> str:

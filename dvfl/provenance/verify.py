@@ -50,7 +50,7 @@ def verify_results(config: Config, results: Path = RESULTS, every_clip: bool = F
         raise UserError(f"{results}: give the folder `{RESULTS}` that the pipeline made")
     with contextlib.chdir(results.resolve().parent):
         records = Records(RESULTS)
-        yield from _hashes(records)
+        yield from _hashes(config, records)
         yield from _runs(config, records)
         yield from _choices(config)
         yield from _clips(config, every_clip)
@@ -71,17 +71,17 @@ def summary(checks: list[Check]) -> str:
 # ------------------------------------------------------------------------------------------------------------- hashes
 
 
-def _hashes(records: Records) -> Iterator[Check]:
+def _hashes(config: Config, records: Records) -> Iterator[Check]:
     """Files against the hashes that the runs took of them, each file once."""
     recorded: dict[tuple[Path, str], list[str]] = {}
     for record in records.runs.values():
-        for path, sha in [*_inputs(records, record), *_outputs(record)]:
+        for path, sha in [*_inputs(config, records, record), *_outputs(record)]:
             recorded.setdefault((path, sha), []).append(record.directory.as_posix())
     now: dict[Path, str] = {}
     for (path, sha), runs in recorded.items():
         who = runs[0] if len(runs) == 1 else f"{len(runs)} runs, {runs[0]} for one,"
         if not path.is_file():
-            apart = path.name == WEIGHTS  # a published result may come without
+            apart = path.suffix in (".safetensors", ".pth")  # a published result may come without
             said = f"is not there, {who} recorded its sha256 {sha[:12]}…"
             yield Check("hashes", path.as_posix(), None if apart else False, said)
             continue
@@ -91,7 +91,7 @@ def _hashes(records: Records) -> Iterator[Check]:
         yield Check("hashes", path.as_posix(), same, said)
 
 
-def _inputs(records: Records, record: Record) -> Iterator[tuple[Path, str]]:
+def _inputs(config: Config, records: Records, record: Record) -> Iterator[tuple[Path, str]]:
     inputs = record.about["inputs"]
     teacher = records.teacher(record)
     named = record.about.get("teacher")
@@ -100,7 +100,7 @@ def _inputs(records: Records, record: Record) -> Iterator[tuple[Path, str]]:
         "index": records.index(record),
         "split": records.split(record),
         "teacher_weights": records.place(named) / WEIGHTS if named else teacher and teacher.directory / WEIGHTS,
-        "weights": network["weights"] and Path(network["weights"]),
+        **{key: plan.weights_path(config, network[key]) for key in ("weights", "start_from") if network.get(key)},
     }
     for what, sha in inputs.items():
         if sha:

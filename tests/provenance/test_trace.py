@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -53,6 +54,21 @@ def test_a_run_is_walked_back_to_its_code_choices_clips_and_teacher(trace):
     teacher = run["teacher"]
     assert teacher["directory"] == str(RUNS / "teacher/seed0")
     assert teacher["weights_sha256"] == run["inputs"][2]["sha256"] and teacher["teacher"] is None
+
+
+def test_a_run_is_walked_back_to_the_run_that_it_started_from(trace):
+    pretrained = Path("results/pretraining/colours/teacher/seed0")
+    shutil.copytree(RUNS / "teacher/seed0", pretrained)
+    path = RUNS / "distilled/seed0/run.json"
+    about = read_json(path)
+    about["settings"]["network"]["start_from"] = str(pretrained / "weights.safetensors")
+    about["inputs"]["start_from"] = sha256(pretrained / "weights.safetensors")
+    path.write_text(json.dumps(about))
+    (run,) = trace(table="accuracy", arm="distilled", metric="top1")["runs"]
+    assert run["started_from"]["directory"] == str(pretrained)
+    assert [each["path"] for each in run["inputs"] if each["what"] == "start_from"] == [
+        f"{pretrained}/weights.safetensors"
+    ]
 
 
 def test_a_record_that_does_not_name_its_teacher_is_traced_by_the_weights(trace):
