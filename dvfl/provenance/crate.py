@@ -17,7 +17,7 @@ import yaml
 from dvfl.config import PROJECT, Config
 from dvfl.errors import UserError
 from dvfl.files import atomic, required, sha256
-from dvfl.plan import RESULTS
+from dvfl.plan import RESULTS, released_loss_path
 from dvfl.provenance.records import WEIGHTS, Record, Records
 from dvfl.steps import FIGURES, TABLES
 from dvfl.track.redaction import redact
@@ -99,13 +99,14 @@ def _tables_and_figures() -> Iterator[Path]:
 
 
 def _data(records: Records, runs: list[Record]) -> Iterator[Path]:
-    """Names and hashes of the clips, splits, their audits, and what studies chose."""
+    """Names and hashes of the clips, splits, their audits, what studies chose, and the released loss as measured."""
     for dataset in dict.fromkeys(record.about["dataset"] for record in runs):
         folder = RESULTS / "data" / dataset
         yield folder / "index.parquet"
         yield from sorted(folder.glob("splits/*.csv"))
         yield from sorted(folder.glob("audit/*.csv"))
         yield from sorted((RESULTS / "ablation" / dataset).glob("*/choice.json"))
+    yield released_loss_path()
 
 
 # ----------------------------------------------------------------------------------------------------------- metadata

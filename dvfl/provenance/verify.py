@@ -21,6 +21,7 @@ from dvfl.config import Config, digest
 from dvfl.data.index import clips_root, read_index
 from dvfl.errors import UserError
 from dvfl.files import read_json, sha256
+from dvfl.models.plugins import plugin_file
 from dvfl.plan import RESULTS, Run, RunSettings
 from dvfl.provenance.records import WEIGHTS, Record, Records
 from dvfl.train.provenance import code_version
@@ -97,6 +98,7 @@ def _inputs(config: Config, records: Records, record: Record) -> Iterator[tuple[
     named = record.about.get("teacher")
     network = record.about["settings"]["network"]
     paths = {
+        "plugin": plugin_file(network["model"]),
         "index": records.index(record),
         "split": records.split(record),
         "teacher_weights": records.place(named) / WEIGHTS if named else teacher and teacher.directory / WEIGHTS,
@@ -222,28 +224,26 @@ def _clips(config: Config, every: bool) -> Iterator[Check]:
 def _tables(config: Config) -> Iterator[Check]:
     """Each table against one built from the runs, and all.csv against the tables."""
     from dvfl.report.inputs import TABLES as folder
-    from dvfl.report.tables import TABLES, as_csv
+    from dvfl.report.tables import ON_DEMAND, TABLES, as_csv
 
-    union = []
-    for name, build in TABLES.items():
+    on_demand = {name: build for name, build in ON_DEMAND.items() if (folder / f"{name}.csv").is_file()}
+    for name, build in (TABLES | on_demand).items():
         path = folder / f"{name}.csv"
         if not path.is_file():
             yield Check("tables", path.as_posix(), False, "is not there")
             continue
         try:
-            there, now = _read(path), _read(StringIO(as_csv(build(config))))
-            said = list(_cells(there, now, "from the runs"))
-            union.append(there)
+            said = list(_cells(_read(path), _read(StringIO(as_csv(build(config)))), "from the runs"))
         except _BROKEN as error:
             said = [f"cannot be built again: {error}"]
         yield Check("tables", path.as_posix(), not said, _few(said))
     path = folder / "all.csv"
     try:
         there = _read(path)
-        # Tables that are made on demand stand in all.csv too, once they are there.
-        others = [name for name in dict.fromkeys(there["table"]) if name not in TABLES]
-        tables = [*union, *(_read(folder / f"{name}.csv") for name in others)]
-        said = list(_cells(there, pd.concat(tables, ignore_index=True), "in its table"))
+        # Tables that are made on demand stand in all.csv once it is made after them.
+        names = [*TABLES, *(name for name in on_demand if (there["table"] == name).any())]
+        union = pd.concat([_read(folder / f"{name}.csv") for name in names], ignore_index=True)
+        said = list(_cells(there, union, "in its table"))
     except _BROKEN as error:
         said = [f"cannot be compared: {error}"]
     yield Check("tables", path.as_posix(), not said, _few(said))

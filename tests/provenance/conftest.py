@@ -30,6 +30,7 @@ def finish(project: Project) -> None:
     from dvfl.ablate.job import run_trial
     from dvfl.ablate.study import choose
     from dvfl.audit.job import audit_split, fingerprint_dataset
+    from dvfl.distill.released_loss import released_loss
     from dvfl.evaluate.job import score_run, test_run
     from dvfl.files import write_json
     from dvfl.profile.job import profile_one
@@ -51,6 +52,8 @@ def finish(project: Project) -> None:
         score_run(config, run)
     for model in steps.profiled_models(config):
         profile_one(config, model, threads=1)
+    plan.released_loss_path().parent.mkdir(parents=True)
+    released_loss().to_csv(plan.released_loss_path(), index=False)
     for name, build in TABLES.items():
         write_table(build(config), folder / name)
     write_all([folder / f"{name}.csv" for name in TABLES])

@@ -96,7 +96,7 @@ def test_an_unpacked_result_can_be_verified(packed, command, drawn):
     folder = packed()
     code, out, _ = command("verify", folder / "results", "--config", drawn.config_file())
     assert code == 0, out
-    assert "5 of 5 scores" in out and "7 of 7 tables" in out
+    assert "5 of 5 scores" in out and "9 of 9 tables" in out
     (folder / RUNS / "student/seed0/history.csv").write_text("epoch\n1\n")
     assert command("verify", folder / "results", "--config", drawn.config_file())[0] == 1
 
