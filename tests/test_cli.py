@@ -174,7 +174,7 @@ def test_a_split_without_an_index_says_what_to_make_first(empty_project, command
 def test_an_error_of_our_own_keeps_its_traceback(project, monkeypatch, command):
     import dvfl.train.job
 
-    def broken(config, run, wait):
+    def broken(*_):
         raise ZeroDivisionError("ours")
 
     monkeypatch.setattr(dvfl.train.job, "train_run", broken)
@@ -186,7 +186,7 @@ def test_an_error_of_our_own_keeps_its_traceback(project, monkeypatch, command):
 def test_ctrl_c_ends_in_one_line_and_130(project, monkeypatch, command):
     import dvfl.train.job
 
-    def interrupted(config, run, wait):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(dvfl.train.job, "train_run", interrupted)
