@@ -162,7 +162,7 @@ def test_a_data_set_called_like_a_key_gets_the_suggestions_of_a_data_set():
         ("distill/alpha", 1.5, "less than or equal to 1"),
         ("distill/alpha", -0.1, "greater than or equal to 0"),
         ("distill/temperature", 0, "greater than 0"),
-        ("distill/divergence", "forward", "'forward_kl', 'reverse_kl' or 'released_code'"),
+        ("distill/divergence", "forward", "'forward_kl', 'reverse_kl', 'symmetric_kl', "),
         ("input/frames", 0, "greater than or equal to 1"),
         ("input/crop_area", [1.0, 0.5], "the smaller first"),
         ("input/views", 0, "greater than or equal to 1"),
