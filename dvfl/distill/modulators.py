@@ -1,9 +1,10 @@
 """Distillation between the modulators of two VideoFocalNets: the context that each token is modulated by.
 
 The paper speaks of transferring local and global context. In a VideoFocalNet that context is in the modulators: gated
-sums over focal levels, from a token's neighbours to the whole frame or clip, one in space and one in time. At the end of
-each stage the student's, projected to the teacher's width, is drawn to the teacher's: FitNets (Romero et al. 2015) with
-the teacher's features normalised, as in Wei et al. (2022), so that no stage counts for more because its numbers are big.
+sums over focal levels, from a token's neighbours to the whole frame or clip, one in space and one in time. At the end
+of each stage the student's, projected to the teacher's width, is drawn to the teacher's: FitNets (Romero et al. 2015)
+with the teacher's features normalised (as Wei et al. 2022 do), so that no stage counts for more because its numbers are
+big.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from dvfl.config import DistillConfig
 from dvfl.distill.divergences import DIVERGENCES, NEED_LABELS, total_loss
-from dvfl.distill.modulators import Modulators, ModulatorProjection, watched
+from dvfl.distill.modulators import ModulatorProjection, Modulators, watched
 from dvfl.distill.targets import TeacherTargets
 
 
