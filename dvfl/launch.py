@@ -27,6 +27,7 @@ def config_for_jobs(raw: Mapping[str, Any]) -> Config:
     """
     config = check_config(raw)
     steps.check_data(config)
+    steps.check_features(config)
     file = plan.RESULTS / f".config/{digest(raw)}.yaml"
     if not file.exists():
         with atomic(file) as partial:

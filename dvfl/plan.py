@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import field_serializer
+
 from dvfl.config import (
     Config,
     ConfigError,
@@ -28,6 +30,7 @@ from dvfl.config import (
     digest,
     network_train,
     override,
+    without_unread,
 )
 from dvfl.config.protocols import effect_trials
 
@@ -83,6 +86,10 @@ class RunSettings(Section):
     input: InputConfig
     train: TrainConfig
     distill: DistillConfig | None
+
+    @field_serializer("distill")
+    def _what_is_read(self, distill: DistillConfig | None) -> dict[str, Any] | None:
+        return None if distill is None else distill.model_dump(mode="json", exclude=distill.unread)
 
     @property
     def digest(self) -> str:
@@ -179,15 +186,15 @@ def _trained_alike(config: Config, one: Run, other: Run) -> bool:
 def study_trials(study: StudyConfig) -> dict[str, dict[str, Any]]:
     """A study's points by name: {"alpha=0.5,temperature=4": {"distill.alpha": 0.5, …}, …}.
 
-    Without distillation the temperature means nothing, so alpha = 0 is one trial and not one for each T.
+    Without distillation the temperature means nothing, so alpha = 0 is one trial and not one for each T; and a grid of
+    divergences and of a parameter has one trial for each divergence that does not read it.
     """
     if study.differences:
         return {name: values for name, (_, values) in effect_trials().items()}
     grid = [dict(zip(study.grid, values, strict=True)) for values in itertools.product(*study.grid.values())]
     named: dict[str, dict[str, Any]] = {}
     for point in (grid if study.grid else []) + study.points:
-        if point.get("distill.alpha") == 0:
-            point = {key: value for key, value in point.items() if key != "distill.temperature"}
+        point = without_unread(point)
         names = [",".join(f"{name(key)}={_plain(value)}" for key, value in point.items()) for name in (_last, str)]
         # teacher.train.lr and student.train.lr are both an lr: then the whole key is the name.
         free = next((name for name in names if named.get(name, point) == point), None)
@@ -289,6 +296,7 @@ def run_settings(config: Config, run: Run, chosen: Mapping[str, Any] | None = No
     elif pretraining is not None:
         update["start_from"] = (pretraining.directory / "weights.safetensors").as_posix()
     definition = own.dataset_definitions[run.dataset]
+    distilled = arm.distil_from and own.distill.alpha > 0 and run.stage != "pretraining"
     return RunSettings(
         dataset=run.dataset,
         split=run.split,
@@ -299,9 +307,7 @@ def run_settings(config: Config, run: Run, chosen: Mapping[str, Any] | None = No
         network=_network(network, alone=arm.distil_from is None).model_copy(update=update),
         input=own.input,
         train=network_train(own, arm.network),
-        distill=own.distill.model_copy(update={"alpha_by_dataset": {}})
-        if arm.distil_from and own.distill.alpha > 0 and run.stage != "pretraining"
-        else None,
+        distill=_read_of(own.distill) if distilled else None,
     )
 
 
@@ -324,6 +330,12 @@ def pretraining_of(config: Config, run: Run) -> Run | None:
     dataset = own.pretrain.dataset
     split = config.dataset_definitions[dataset].splits[0]
     return Run(dataset, split, config.protocol, first, seed=0, stage="pretraining")
+
+
+def _read_of(distill: DistillConfig) -> DistillConfig:
+    """The same distillation, with defaults for what changes nothing: equal settings compute the same."""
+    unread = distill.unread | {"alpha_by_dataset"}  # what the data set's alpha is stands in alpha
+    return distill.model_copy(update={key: DistillConfig.model_fields[key].default for key in unread})
 
 
 def teacher_of(config: Config, run: Run) -> Run | None:

@@ -46,6 +46,36 @@ def check_data(config: Config) -> None:
             )
 
 
+def check_features(config: Config) -> None:
+    """Networks whose modulators are to be compared, built without weights before any work starts.
+
+    Raises ModulatorsError, or WeightsError for a network that cannot be built.
+    """
+    compared = set()
+    for run in plan.all_runs(config):
+        distill, teacher = plan.run_settings(config, run).distill, plan.teacher_of(config, run)
+        if teacher is not None and distill is not None and distill.features.weight:
+            compared.add((run, teacher))
+    if not compared:
+        return
+    import torch
+
+    from dvfl.distill.modulators import ModulatorProjection
+    from dvfl.models.weights import NetworkDescription
+
+    def built(run: Run) -> torch.nn.Module:
+        settings = plan.run_settings(config, run)
+        network, size = settings.network, settings.input
+        # How many classes there are is known when the clips are; modulators do not depend on it.
+        return NetworkDescription(
+            network.model, ["one", "other"], size.frames, size.img_size, network.model_overrides
+        ).build()
+
+    with torch.device("meta"):
+        for student, teacher in compared:
+            ModulatorProjection(built(student), built(teacher))
+
+
 def fetched(config: Config, dataset: str) -> list[str]:
     """What says that the clips are there; nothing for a folder of the user's own."""
     definition = config.dataset_definitions[dataset]

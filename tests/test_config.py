@@ -86,7 +86,9 @@ def test_every_config_of_the_project_loads(file):
         assert load_config(DEFAULT_CONFIG).weights_definitions.keys() == raw.keys()
         return
     own = raw.get("dataset_definitions", {})
-    rootless = any(own.get(name, {}).get("kind") == "folder" and "root" not in own[name] for name in raw["datasets"])
+    rootless = any(
+        own.get(name, {}).get("kind") == "folder" and "root" not in own[name] for name in raw.get("datasets", [])
+    )
     config = load_config(DEFAULT_CONFIG, file, values={"root": "/clips"} if rootless else {})
     loaded = flatten(config.model_dump(mode="json"))
     for key, value in flatten({part: raw.get(part, {}) for part in ("train", "input", "distill")}).items():
@@ -162,7 +164,7 @@ def test_a_data_set_called_like_a_key_gets_the_suggestions_of_a_data_set():
         ("distill/alpha", 1.5, "less than or equal to 1"),
         ("distill/alpha", -0.1, "greater than or equal to 0"),
         ("distill/temperature", 0, "greater than 0"),
-        ("distill/divergence", "forward", "'forward_kl', 'reverse_kl' or 'released_code'"),
+        ("distill/divergence", "forward", "'forward_kl', 'reverse_kl', 'symmetric_kl', "),
         ("input/frames", 0, "greater than or equal to 1"),
         ("input/crop_area", [1.0, 0.5], "the smaller first"),
         ("input/views", 0, "greater than or equal to 1"),
@@ -431,3 +433,80 @@ def test_the_paper_starts_from_imagenet_and_its_sizes_from_theirs():
     for size in ("small", "tiny"):
         own = override(config, config.arms[f"teacher_{size}"].set).teacher
         assert (own.model, own.start_from) == (f"video_focalnet_{size}", f"focalnet_{size}_srf")
+
+
+# ---------------------------------------------------------------------------------- parameters of single divergences
+
+
+def with_study(values: dict[str, Any], **distill: Any) -> dict[str, Any]:
+    return merge(RAW, {"distill": distill, "ablation": {"studies": {"sweep": {"grid": {}} | values}}})
+
+
+def without_grid(values: dict[str, Any]) -> dict[str, Any]:
+    raw = with_study(values)
+    raw["ablation"]["studies"]["sweep"]["grid"] = {}
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [
+        (merge(RAW, {"distill": {"dkd": {"beta": 2}}}), "distill.dkd"),
+        (
+            merge(RAW, {"distill": {"divergence": "dist", "alpha_divergence": {"skew": 0.5}}}),
+            "distill.alpha_divergence",
+        ),
+        (merge(RAW, {"arms": {"distilled": {"set": {"distill.dist.beta": 3}}}}), "arms.distilled.set: distill.dist"),
+        (with_study({"set": {"distill.dkd.beta": 2}}), "ablation.studies.sweep.set: distill.dkd"),
+        (
+            without_grid({"points": [{"distill.divergence": "dist", "distill.dkd.beta": 2}]}),
+            "ablation.studies.sweep.points.0: distill.dkd",
+        ),
+        (
+            with_study({"grid": {"distill.divergence": ["cosine", "dist"], "distill.dkd.beta": [1, 2]}}),
+            "ablation.studies.sweep.grid: distill.dkd",
+        ),
+    ],
+)
+def test_a_parameter_that_nothing_reads_is_refused_where_it_stands(values, place):
+    line = complaint(values)
+    assert line.startswith(place) and "\n" not in line
+    assert "is read by divergence" in line and "set distill.divergence: " in line
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        merge(RAW, {"distill": {"divergence": "dkd", "dkd": {"beta": 2}}}),
+        merge(RAW, {"arms": {"distilled": {"set": {"distill.divergence": "dist", "distill.dist.beta": 3}}}}),
+        # A base for a sweep over divergences: each reads its own.
+        with_study({"grid": {"distill.divergence": ["cosine", "dkd"]}}, dkd={"beta": 2}),
+        with_study({"grid": {"distill.divergence": ["forward_kl", "dkd"], "distill.dkd.beta": [1, 2]}}),
+        with_study({"points": [{"distill.divergence": "dkd"}], "set": {"distill.dkd.beta": 2}}),
+    ],
+)
+def test_a_parameter_that_something_reads_is_fine(values):
+    check_config(values)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("dkd/alpha", -1), ("dkd/beta", -1), ("dist/gamma", -1), ("features/weight", -0.5), ("alpha_divergence/skew", 1)],
+)
+def test_parameters_have_limits(key, value):
+    assert complaint(raw(f"distill/{key}", value)).startswith(f"distill.{key.replace('/', '.')}: ")
+
+
+def test_features_need_the_teacher_in_the_loop():
+    assert "distill.targets: online" in complaint(raw("distill/features/weight", 1.0))
+    config = check_config(merge(RAW, {"distill": {"features": {"weight": 1.0}, "targets": "online"}}))
+    assert config.distill.features.weight == 1.0
+    with pytest.raises(ConfigError, match="no modulators"):
+        override(config, {"distill.targets": "cached"})
+
+
+@pytest.mark.parametrize("reference", [{"distill.alpha": 0.3}, {"distill.temperature": 4}, {}])
+def test_a_reference_is_one_of_the_studys_points(reference):
+    line = complaint(with_study({"reference": reference}))
+    assert line.startswith("ablation.studies.sweep: has a `reference` that is none of its points")
+    check_config(with_study({"reference": {"distill.alpha": 0.8}}))

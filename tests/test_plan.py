@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dvfl import plan
-from dvfl.config import Config, ConfigError, check_config, merge
+from dvfl.config import Config, ConfigError, StudyConfig, check_config, merge
 from dvfl.plan import Run
 
 RAW: dict[str, Any] = {
@@ -301,6 +301,31 @@ def test_a_data_set_has_the_frame_stores_that_its_runs_read(config):
     assert list(plan.frame_stores(one, "mine")) == ["128px_q80"] and plan.frame_stores(one, "other") == {}
     two = check_config(merge(RAW, {"arms": {"extra": arm}, "input": {"frame_store": {}, "short_side": 48}}))
     assert set(plan.frame_stores(two, "mine")) == {"128px_q80", "48px_q90"}
+
+
+def test_parameters_count_for_the_divergence_that_reads_them():
+    def digest(distill: dict[str, Any]) -> str:
+        # The extra arm reads whatever parameter there is, so that none is refused.
+        extra = {"network": "student", "distil_from": "teacher", "set": {"distill.divergence": "dkd"}}
+        other = check_config(merge(RAW, {"distill": distill, "arms": {"extra": extra}}))
+        return plan.run_settings(other, FINAL["distilled"]).digest
+
+    assert digest({}) == digest({"dkd": {"beta": 3}}) == digest({"dkd": {"alpha": 3}})
+    dkd = [{"divergence": "dkd"} | values for values in ({}, {"dkd": {"beta": 3}}, {"dkd": {"alpha": 3}})]
+    online = [{"targets": "online"} | values for values in ({}, {"features": {"weight": 1}})]
+    assert len({digest(values) for values in [{}, *dkd, *online]}) == 6
+
+
+def test_a_grid_over_a_parameter_has_one_trial_of_each_divergence_that_does_not_read_it():
+    grid = {"distill.divergence": ["forward_kl", "dkd"], "distill.dkd.beta": [1, 8]}
+    points = [{"distill.alpha": 0, "distill.divergence": "dkd", "distill.targets": "online"}]
+    study = StudyConfig(arms=["distilled"], grid=grid, points=points)
+    assert plan.study_trials(study) == {
+        "divergence=forward_kl": {"distill.divergence": "forward_kl"},
+        "divergence=dkd,beta=1": {"distill.divergence": "dkd", "distill.dkd.beta": 1},
+        "divergence=dkd,beta=8": {"distill.divergence": "dkd", "distill.dkd.beta": 8},
+        "alpha=0": {"distill.alpha": 0},
+    }
 
 
 def test_seed_split_and_stage_change_a_run(config):

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dvfl import plan, steps
 from dvfl.config import Config, check_config, merge
 from dvfl.data.errors import DataError
+from dvfl.distill.modulators import ModulatorsError
+from dvfl.models import registry
 from dvfl.plan import Run
 
 RAW: dict[str, Any] = {
@@ -235,3 +238,24 @@ def test_a_link_that_leads_nowhere_does_not_stop_the_listing(tmp_path):
 )
 def test_tables_are_made_anew_where_their_rows_change(values, changes):
     assert (steps.report_settings(config_of()) != steps.report_settings(config_of(**values))) == changes
+
+
+def with_features(**values: Any) -> Config:
+    return config_of(**merge({"distill": {"targets": "online", "features": {"weight": 1.0}}}, values))
+
+
+def test_networks_whose_modulators_cannot_be_compared_are_refused_before_any_work():
+    steps.check_features(config_of(teacher={"model_overrides": {"depths": [1]}}))  # built by nobody: features are off
+    steps.check_features(with_features())
+    fewer = {"depths": [1], "focal_levels": [2], "focal_windows": [3]}
+    with pytest.raises(ModulatorsError, match="the student has 4 stages and the teacher 1"):
+        steps.check_features(with_features(teacher={"model_overrides": fewer}))
+    in_a_trial = {"studies": {"sweep": {"set": {"teacher.model_overrides": fewer}}}}
+    steps.check_features(with_features(ablation=in_a_trial))  # a study's values are not its teacher's
+
+
+def test_a_network_without_modulators_is_refused_before_any_work(monkeypatch):
+    monkeypatch.setattr(registry, "_builders", dict(registry._builders))
+    registry.register_model(lambda **arguments: torch.nn.Linear(2, 2), name="no_focal_net")
+    with pytest.raises(ModulatorsError, match="the student is a Linear, which has no modulators"):
+        steps.check_features(with_features(student={"model": "no_focal_net"}))

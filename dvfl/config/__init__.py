@@ -5,6 +5,7 @@ any work starts. An arm, a study's trial and a protocol are all the same thing h
 """
 
 from dvfl.config.datasets import ArchiveConfig, ChecksumConfig, DatasetDefinition, FetchConfig, MotionsConfig
+from dvfl.config.divergences import without_unread
 from dvfl.config.loading import (
     DEFAULT_CONFIG,
     PROJECT,
@@ -54,4 +55,5 @@ __all__ = [
     "merge",
     "network_train",
     "override",
+    "without_unread",
 ]

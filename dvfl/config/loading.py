@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from dvfl.config.divergences import check_parameters
 from dvfl.config.measuring import StudyConfig
 from dvfl.config.protocols import Protocol, effect_trials, preset
 from dvfl.config.schema import Config
@@ -62,6 +63,7 @@ def check_config(raw: Mapping[str, Any], registry: str | Path = REGISTRY) -> Con
         raw["dataset_definitions"][folders[0]]["root"] = root
     config = _validate(Config, raw)
     _check_overrides(config)
+    check_parameters(config)
     return config
 
 

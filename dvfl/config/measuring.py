@@ -41,6 +41,20 @@ class StudyConfig(Section):
         description="In place of grid and points: a trial for each difference between the protocols that "
         "config/protocols.yaml says how to measure, and those that they are compared with.",
     )
+    reference: dict[str, Any] | None = Field(
+        None,
+        description="The point that the others are compared with, as it stands in `points` or is made by the `grid`; "
+        "None: labels alone (distill.alpha 0), where that is among them.",
+    )
+
+    @model_validator(mode="after")
+    def _reference_is_a_point(self) -> StudyConfig:
+        chosen = self.reference
+        if chosen is not None and chosen not in self.points:
+            of_grid = chosen.keys() == self.grid.keys() and all(chosen[key] in self.grid[key] for key in chosen)
+            if not of_grid or not chosen:
+                raise ValueError(f"has a `reference` that is none of its points: {chosen}")
+        return self
 
     @model_validator(mode="after")
     def _has_points(self) -> StudyConfig:

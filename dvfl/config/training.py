@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from dvfl.config.divergences import PARAMETERS, AlphaDivergenceConfig, DistConfig, DivergenceName, DkdConfig
 from dvfl.config.section import Count, Fraction, ModelName, Name, Positive, Section
 
 DropPath = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -199,13 +200,24 @@ class NetworkConfig(Section):
     train: dict[str, Any] = Field({}, description="Values of `train` that differ for this network.")
 
 
+class FeaturesConfig(Section):
+    """Distillation between the modulators of two VideoFocalNets: local and global context, in space and in time."""
+
+    weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the modulators' distance, added to the loss; 0: off. Needs `targets: online`, teacher "
+        "and student both VideoFocalNets of as many stages, and alpha above 0.",
+    )
+
+
 class DistillConfig(Section):
     """L = alpha * T^2 * KL(teacher/T || student/T) + (1 - alpha) * cross-entropy."""
 
-    divergence: Literal["forward_kl", "reverse_kl", "released_code"] = Field(
+    divergence: DivergenceName = Field(
         "forward_kl",
         description="What alpha weighs: forward_kl is the paper's, released_code what classification/criterion.py "
-        "computes (finding kd_not_a_divergence).",
+        "computes (finding kd_not_a_divergence); all are defined in dvfl/distill/divergences.py.",
     )
     alpha: Fraction = Field(0.2, description="Weight of the divergence [0.2, by the README]; 0: labels only.")
     alpha_by_dataset: dict[Name, Fraction] = Field(
@@ -221,6 +233,30 @@ class DistillConfig(Section):
     targets: Literal["cached", "online"] = Field(
         "cached", description="cached: the teacher's logits of all views, computed once; online: in the loop."
     )
+    alpha_divergence: AlphaDivergenceConfig = AlphaDivergenceConfig()
+    dkd: DkdConfig = DkdConfig()
+    dist: DistConfig = DistConfig()
+    features: FeaturesConfig = FeaturesConfig()
+
+    @model_validator(mode="after")
+    def _features_need_the_teacher(self) -> DistillConfig:
+        if self.features.weight and self.targets == "cached":
+            raise ValueError(
+                "features.weight is above 0, but of the teacher only logits are stored, no modulators: "
+                "set distill.targets: online, or the weight to 0"
+            )
+        return self
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """Those of the divergence's own."""
+        section = getattr(self, self.divergence) if self.divergence in PARAMETERS else None
+        return section.model_dump() if section else {}
+
+    @property
+    def unread(self) -> set[str]:
+        """Keys that change nothing as the others are."""
+        return (PARAMETERS.keys() - {self.divergence}) | (set() if self.features.weight else {"features"})
 
 
 class ArmConfig(Section):

@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from dvfl.config import Config
+from dvfl.config import Config, without_unread
+from dvfl.evaluate.statistics import holm
 from dvfl.plan import Run, study_trials, trial_keys, trial_runs
 from dvfl.report.accuracy import Row, difference_rows, pair_model, views
 from dvfl.report.contrasts import contrasts, teachers_of
@@ -17,11 +18,13 @@ from dvfl.report.measures import contrast, covers, metric_intervals
 from dvfl.report.results import read_choice, read_record, run_ids
 from dvfl.report.rows import setting, table_frame
 
+NOISE = 0.05  # a Holm-adjusted p value below this is more than noise between seeds and groups
+
 Trials = dict[tuple[str, str], list[Run]]  # (trial, arm) -> runs in the order of the seeds
 
 
 def build_ablation(config: Config) -> pd.DataFrame:
-    """Top-1 of each trial (percent), then contrasts to alpha = 0 and between arms, then the choice.
+    """Top-1 of each trial (percent), then contrasts to the reference and between arms, then the choice.
 
     A study is run on its data set's first split.
     """
@@ -43,9 +46,13 @@ def runs_by_trial(config: Config, dataset: str, study: str) -> Trials:
     return trials
 
 
-def labels_only(config: Config, study: str) -> str | None:
-    """The trial with alpha = 0, which the others of its arm are compared with."""
-    trials = study_trials(config.ablation.studies[study])
+def reference_trial(config: Config, study: str) -> str | None:
+    """The trial that the others of its arm are compared with: the study's reference, else the one with alpha = 0."""
+    settings = config.ablation.studies[study]
+    trials = study_trials(settings)
+    if settings.reference is not None:
+        point = without_unread(settings.reference)
+        return next(name for name, each in trials.items() if each == point)
     return next((name for name, point in trials.items() if point.get("distill.alpha") == 0), None)
 
 
@@ -61,7 +68,7 @@ def chosen_trial(config: Config, dataset: str, study: str) -> str | None:
 def _study_rows(config: Config, dataset: str, study: str) -> Iterator[Row]:
     trials = runs_by_trial(config, dataset, study)
     yield from _trial_rows(config, dataset, study, trials)
-    yield from _alpha_rows(config, study, trials)
+    yield from _reference_rows(config, study, trials)
     yield from _arm_contrast_rows(config, study, trials)
     yield from _choice_rows(config, dataset, study)
 
@@ -96,17 +103,19 @@ def _trial_rows(config: Config, dataset: str, study: str, trials: Trials) -> Ite
         yield row | {"metric": "training_clips", "unit": "clips", "value": mean}
 
 
-def _alpha_rows(config: Config, study: str, trials: Trials) -> Iterator[Row]:
-    """Each trial against alpha = 0: what the distillation adds, all else equal."""
-    baseline = labels_only(config, study)
+def _reference_rows(config: Config, study: str, trials: Trials) -> Iterator[Row]:
+    """Each trial against the reference, all else equal; a difference holds where its Holm-adjusted p is below 5 %."""
+    baseline = reference_trial(config, study)
     if baseline is None:
         return
-    contrasted = []
+    compared = []
     for (trial, arm), runs in trials.items():
-        if trial == baseline:
-            continue
-        pairs = list(zip(runs, trials[baseline, arm], strict=True))
-        interval = contrast(pairs).interval
+        if trial != baseline:
+            pairs = list(zip(runs, trials[baseline, arm], strict=True))
+            compared.append((trial, arm, contrast(pairs).interval, pairs))
+    contrasted = []
+    adjusted = holm([interval.p_value for _, _, interval, _ in compared])
+    for (trial, arm, interval, pairs), p_holm in zip(compared, adjusted, strict=True):
         row = {
             "model": model_of(config, arm),
             "arm": arm,
@@ -117,7 +126,8 @@ def _alpha_rows(config: Config, study: str, trials: Trials) -> Iterator[Row]:
                 paired="seed",
                 interval=covers(interval),
                 test="t",
-                teachers=teachers_of(config, runs),
+                teachers=teachers_of(config, [run for run, _ in pairs]),
+                larger_than_noise="yes" if p_holm < NOISE else "no",
             ),
         }
         contrasted.append((row, interval, pairs))

@@ -209,12 +209,19 @@ def _given(record: dict[str, Any]) -> bool:
 
 
 def _distillation(record: dict[str, Any]) -> dict[str, str]:
-    """alpha and temperature that the run used: a study's choice stands over the config."""
+    """alpha and temperature that the run used: a study's choice stands over the config.
+
+    A divergence other than the paper's and the weight of features are named where there are any.
+    """
     distill = record["settings"]["distill"]
     if not distill:
         return {}
     chosen = record.get("chosen") or {}
-    return {key: plain(chosen.get(f"distill.{key}", distill[key])) for key in ("alpha", "temperature")}
+    used = {key: chosen.get(f"distill.{key}", distill.get(key)) for key in ("alpha", "temperature", "divergence")}
+    features = chosen.get("distill.features.weight", distill.get("features", {}).get("weight"))
+    if used["divergence"] == "forward_kl":
+        del used["divergence"]
+    return {key: plain(value) for key, value in used.items()} | ({"features": plain(features)} if features else {})
 
 
 def _mean(values: list[float]) -> float:

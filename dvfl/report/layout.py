@@ -24,6 +24,7 @@ NOTE = (
 _NAMES = {
     "dataset": "data set",
     "n_seeds": "seeds",
+    "larger_than_noise": "larger than noise",
     "top1": "top-1",
     "top5": "top-5",
     "ece": "ECE",
@@ -130,7 +131,7 @@ def _kind(row: pd.Series) -> tuple[object, ...]:
 def _block(frame: pd.DataFrame, table: str, members: list[list[int]]) -> Block:
     labels = pd.DataFrame([_labels(frame.iloc[positions[0]]) for positions in members]).fillna("")
     # A single line shares everything with itself: what it is about stays in the line.
-    kept = ("arm", "setting", "n_seeds", "trial", "chosen")
+    kept = ("arm", "setting", "n_seeds", "trial", "chosen", "larger_than_noise")
     shared = [name for name in labels if labels[name].nunique() == 1 and name not in kept]
     heading = [_shared(name, labels[name].iloc[0]) for name in shared if labels[name].iloc[0]]
     own = [name for name in labels if name not in shared and (labels[name] != "").any()]

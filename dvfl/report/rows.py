@@ -14,6 +14,8 @@
     definition           what exactly is counted, in `audit`
     class                whose clips are counted, in `audit_classes`
     study, trial, against, chosen        of ablations
+    larger_than_noise    `yes` where the p value is below 5 % when adjusted for all of a study's trials, else `no`
+    divergence, features     of the distillation, where it is not forward KL, or features weigh something
     splits      the splits that `split=mean` is the mean over
     shown       how the test clips of a check were changed
     input, classes, batch, precision, device, threads, machine        of profiles

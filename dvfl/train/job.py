@@ -21,6 +21,7 @@ from dvfl.data.index import clips_root, read_index
 from dvfl.data.splits import few_clips, read_split
 from dvfl.data.transforms import normalise
 from dvfl.data.weights import weights_sha256
+from dvfl.distill.modulators import ModulatorProjection
 from dvfl.distill.targets import CachedTargets, OnlineTargets, check_teacher
 from dvfl.distill.task import DistillationTask, SupervisedTask, frozen
 from dvfl.distill.teacher_head import initialise_classifier
@@ -306,7 +307,11 @@ def _distillation(
         return DistillationTask(student, targets, settings.distill), accuracy
     first = CachedTargets.compute(network, [inputs_of(0)], recipe.device)
     accuracy = check_teacher(first.logits[0], labels, str(weights), trained)
-    return DistillationTask(student, OnlineTargets(network), settings.distill), accuracy
+    features: ModulatorProjection | None = None
+    if settings.distill.features.weight:
+        with torch_seeded(settings.seed, "projectors"):
+            features = ModulatorProjection(student, network).to(recipe.device)
+    return DistillationTask(student, OnlineTargets(network), settings.distill, features, network), accuracy
 
 
 def _fit(

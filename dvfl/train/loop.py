@@ -64,7 +64,7 @@ def fit(
     model ends with the weights of the last epoch; with `best_by`, a column of `validate`, which then looks at every
     epoch, with those of the first of its best epochs.
     """
-    model, train = task.model, recipe.train
+    model, trained, train = task.model, task.trained, recipe.train
     mixing = bool(train.mixup or train.cutmix)
     micro_batches = len(dataset) // train.batch_size if mixing else -(-len(dataset) // train.batch_size)
     if micro_batches == 0:
@@ -73,8 +73,8 @@ def fit(
             f"CutMix take whole batches only; make it smaller or turn them off"
         )
     steps_per_epoch = -(-micro_batches // train.accumulate)
-    optimizer = build_optimizer(model, train)
-    history = checkpoint.load(model, optimizer)
+    optimizer = build_optimizer(trained, train)
+    history = checkpoint.load(trained, optimizer)
     for epoch in range(len(history), train.epochs):
         begin = time.perf_counter()
         row: dict[str, Any] = {"epoch": epoch + 1}
@@ -86,7 +86,7 @@ def fit(
             checkpoint.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
         row["seconds"] = time.perf_counter() - begin
         history.append(row)
-        checkpoint.save(model, optimizer, history)
+        checkpoint.save(trained, optimizer, history)
         on_epoch(row, train.epochs)
     if checkpoint.best is not None:
         model.load_state_dict(checkpoint.best)
@@ -103,8 +103,8 @@ def _epoch(
     steps_per_epoch: int,
 ) -> dict[str, float]:
     """One pass over the clips; means over them, by name."""
-    train, model = recipe.train, task.model
-    model.train()
+    train = recipe.train
+    task.model.train()
     order = epoch_order(len(dataset), recipe.seed, epoch)
     mixing = bool(train.mixup or train.cutmix)
     batches = iterate_training(dataset, order, epoch, train.batch_size, drop_last=mixing, workers=train.workers)
@@ -128,7 +128,7 @@ def _epoch(
         sums["train_top1"] = sums.get("train_top1", 0.0) + correct
         seen += len(labels)
         if part == in_step - 1:
-            norm += _step(model, optimizer, train, epoch)
+            norm += _step(task.trained, optimizer, train, epoch)
     means = {name: total / seen for name, total in sums.items()}
     return {"lr": lr, **means, "grad_norm": norm / steps_per_epoch}
 
@@ -154,9 +154,9 @@ class Diverged(UserError):
     """The loss or its gradient is no longer a number."""
 
 
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, train: TrainConfig, epoch: int) -> float:
+def _step(trained: nn.Module, optimizer: torch.optim.Optimizer, train: TrainConfig, epoch: int) -> float:
     """One optimiser step; the gradient's norm before clipping."""
-    norm = nn.utils.clip_grad_norm_(model.parameters(), train.clip_grad_norm or float("inf")).item()
+    norm = nn.utils.clip_grad_norm_(trained.parameters(), train.clip_grad_norm or float("inf")).item()
     if norm != norm or norm == float("inf"):
         raise Diverged(
             f"the gradient is not finite in epoch {epoch + 1}: the training diverged; lower train.lr, "

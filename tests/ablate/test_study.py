@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+import yaml
 
 from dvfl import plan
 from dvfl.ablate.job import run_trial
 from dvfl.ablate.study import choose, record_trial, recorded_trials
-from dvfl.config import ConfigError, check_config, merge
+from dvfl.config import PROJECT, ConfigError, check_config, merge
+from dvfl.config.divergences import DivergenceName
 from dvfl.files import MissingInput, read_json, write_json
 from dvfl.plan import Run
 
@@ -189,3 +191,25 @@ def test_trials_are_trained_scored_and_recorded_and_the_choice_teaches_the_arm(p
     choice = read_json("results/ablation/colours/sweep/choice.json")
     assert choice["values"] == {"distill.alpha": 0.4}
     assert choice["baseline"] == trials[0].value
+
+
+def test_the_study_of_divergences_runs_its_trials_at_equal_budget(taught):
+    study = yaml.safe_load((PROJECT / "config/divergences.yaml").read_text())["ablation"]["studies"]["divergences"]
+    study["set"] |= {"student.train.epochs": 1, "student.clips_per_class": 1}
+    config = taught.config({"ablation": {"run": ["divergences"], "studies": {"divergences": study}}})
+    runs = plan.trial_runs(config, "colours", "divergences")
+    names = dict.fromkeys(run.trial for run in runs)
+    assert len(names) == 13 and len(runs) == 39
+    settings = [plan.run_settings(config, run) for run in runs]
+    assert len({(each.train.model_dump_json(), each.input.model_dump_json()) for each in settings}) == 1
+    distilled = [each.distill for each in settings if each.distill]
+    assert {each.divergence for each in distilled} == set(get_args(DivergenceName))
+    assert {(each.alpha, each.temperature) for each in distilled} == {(0.9, 4)}
+    for trial in ("divergence=dkd", "divergence=dist", "weight=1,targets=online"):
+        run = next(run for run in runs if run.trial == trial)
+        assert 0 <= run_trial(config, run) <= 1
+    assert [trial.user_attrs["trial"] for trial in recorded_trials("colours", "divergences")] == [
+        "divergence=dkd",
+        "divergence=dist",
+        "weight=1,targets=online",
+    ]

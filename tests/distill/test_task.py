@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from torch import nn
 
 from dvfl.config import DistillConfig
+from dvfl.config.divergences import AlphaDivergenceConfig, DivergenceName
+from dvfl.distill.divergences import alpha_divergence, dkd
 from dvfl.distill.targets import CachedTargets, OnlineTargets
 from dvfl.distill.task import Batch, DistillationTask, SupervisedTask, frozen
 
@@ -134,3 +137,46 @@ def test_cached_targets_reach_the_task_by_position_and_epoch():
     q = torch.tensor([STUDENT, STUDENT]).softmax(1)
     expected = (p * (p / q).log()).sum(1).mean().item()
     assert task(shown).total.item() == pytest.approx(expected, rel=1e-4)
+
+
+TWO = Batch(torch.zeros(2, 1, 3, 4, 4), torch.tensor([0, 2]), torch.eye(3)[[0, 2]], torch.tensor([1, 0]), epoch=1)
+
+
+@pytest.mark.parametrize("name", get_args(DivergenceName))
+def test_every_divergence_learns_from_stored_and_from_fresh_targets(name):
+    taught = torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.0, 3.0]])
+    config = DistillConfig(alpha=0.5, temperature=2.0, divergence=name)
+    found = []
+    # Of two views and two clips, the second view is shown, the clips in the other order.
+    for targets in (OnlineTargets(Fixed(*taught.tolist())), CachedTargets(torch.stack([-taught, taught.flip(0)]))):
+        student = Fixed([0.1, 0.2, 0.3], [1.0, 0.0, 0.0])
+        losses = DistillationTask(student, targets, config)(TWO)
+        losses.total.backward()
+        assert student.logits.grad.isfinite().all() and student.logits.grad.abs().max() > 1e-4
+        assert losses.total.item() == pytest.approx(0.5 * losses.parts["loss_kd"] + 0.5 * losses.parts["loss_ce"])
+        found.append((losses.parts, student.logits.grad))
+    assert found[0][0] == found[1][0] and torch.equal(found[0][1], found[1][1])
+
+
+def test_a_divergences_own_parameters_come_from_the_config():
+    student, teacher = torch.tensor([[0.1, 0.2, 0.3]]), torch.tensor([[2.0, 0.0, -1.0]])
+    config = DistillConfig(alpha=1.0, temperature=3.0, divergence="alpha_divergence")
+    config = config.model_copy(update={"alpha_divergence": AlphaDivergenceConfig(order=0.25, skew=0.4)})
+    task = DistillationTask(Fixed(*student.tolist()), OnlineTargets(Fixed(*teacher.tolist())), config)
+    expected = alpha_divergence(student, teacher, 3.0, order=0.25, skew=0.4).item()
+    assert task(batch([[0.0, 1.0, 0.0]])).parts["loss_kd"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("soft", "label"),
+    [([0.9, 0.05, 0.05], 0), ([0.05, 0.35, 0.6], 2), ([0.1, 0.45, 0.45], 1), ([0.0, 0.0, 1.0], 2)],
+)
+def test_dkd_takes_a_mixed_clip_for_what_most_of_it_is(soft, label):
+    student, teacher = [0.1, 0.2, 0.3], [2.0, 0.0, -1.0]
+    config = DistillConfig(divergence="dkd", temperature=2.0)
+    losses = DistillationTask(Fixed(student), OnlineTargets(Fixed(teacher)), config)(batch([soft]))
+    expected = dkd(torch.tensor([student]), torch.tensor([teacher]), 2.0, labels=torch.tensor([label])).item()
+    assert losses.parts["loss_kd"] == pytest.approx(expected)
+    assert losses.parts["loss_ce"] == pytest.approx(
+        nn.functional.cross_entropy(torch.tensor([student]), torch.tensor([soft])).item()
+    )

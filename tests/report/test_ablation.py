@@ -76,6 +76,34 @@ def test_the_choice_is_marked(tables):
     assert select(values, metric="chosen_temperature")["value"].tolist() == [4]
 
 
+def test_a_reference_is_what_the_others_are_compared_with(tree, make_config):
+    grid = {"distill.divergence": ["forward_kl", "cosine", "dkd"]}
+    study = {
+        "arms": ["distilled"],
+        "evaluate_on": "test",
+        "seeds": [0, 1, 2],
+        "grid": grid,
+        "points": [{"distill.alpha": 0.0}],
+        "reference": {"distill.divergence": "forward_kl"},
+    }
+    config = make_config(ablation={"run": ["divergences"], "studies": {"divergences": study}}, chosen_by=[])
+    table = build_ablation(tree(config))
+    rows = of_study(table, "divergences", metric="top1_difference")
+    assert rows["trial"].tolist() == ["divergence=cosine", "divergence=dkd", "alpha=0"]
+    assert set(rows["against"]) == {"divergence=forward_kl"} and set(rows["n_seeds"]) == {3}
+    adjusted = of_study(table, "divergences", metric="p_value_holm")
+    verdicts = adjusted["setting"].map(lambda text: setting_parts(text)["larger_than_noise"])
+    assert verdicts.tolist() == ["yes" if p < 0.05 else "no" for p in adjusted["value"]]
+    # Made-up trials differ by their alpha alone: at 0 they are worse by far, between divergences by chance.
+    assert verdicts.tolist()[:2] == ["no", "no"]
+
+
+def test_a_difference_beyond_the_noise_is_called_so(tables):
+    rows = of_study(tables["ablation"], "alpha_temperature", metric="p_value_holm")
+    verdicts = rows["setting"].map(lambda text: setting_parts(text)["larger_than_noise"])
+    assert verdicts.tolist() == ["yes" if p < 0.05 else "no" for p in rows["value"]]
+
+
 def test_no_studies_no_rows(tree, make_config):
     table = build_ablation(tree(make_config(ablation={"run": [], "studies": {}}, chosen_by=[])))
     assert table.empty and tuple(table.columns) == COLUMNS

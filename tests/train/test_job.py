@@ -430,6 +430,27 @@ def test_given_weights_of_another_split_or_other_classes_are_refused(taught):
     assert description.trained_on is None
 
 
+FEATURES = {"distill": {"targets": "online", "features": {"weight": 1.0}}}
+
+
+def test_modulators_are_learned_with_projectors_that_are_no_part_of_the_weights(taught):
+    directory = taught.train("distilled", FEATURES)
+    table, about = history(directory), read_json(directory / "run.json")
+    assert {"loss_features", "loss_features_spatial", "loss_features_temporal"} <= set(table)
+    total = 0.5 * table["loss_kd"] + 0.5 * table["loss_ce"] + table["loss_features"]
+    pd.testing.assert_series_equal(table["loss"], total, check_names=False, rtol=1e-5)
+    model, description = load_network(directory / "weights.safetensors")
+    assert model.state_dict().keys() == description.build().state_dict().keys()
+    assert about["params"] == sum(parameter.numel() for parameter in model.parameters())
+    assert about["settings"]["distill"]["features"] == {"weight": 1.0}
+
+
+def test_a_run_without_features_knows_nothing_of_them(taught):
+    directory = taught.train("distilled")
+    assert not {"features", "dkd", "dist"} & read_json(directory / "run.json")["settings"]["distill"].keys()
+    assert not [name for name in history(directory) if name.startswith("loss_features")]
+
+
 SWEEP = {
     "chosen_by": ["sweep"],
     "ablation": {"studies": {"sweep": {"arms": ["distilled"], "grid": {"distill.alpha": [0.2, 0.9]}}}},
@@ -463,24 +484,25 @@ def stop_after(monkeypatch, epochs: int, error: BaseException) -> None:
 FIVE = {"student": {"train": {"epochs": 5}}, "teacher": {"train": {"epochs": 5}}}
 
 
-@pytest.mark.parametrize("arm", ["teacher", "distilled"])
-def test_a_stopped_run_goes_on_where_it_was(taught, another_folder, monkeypatch, arm):
+@pytest.mark.parametrize(("arm", "values"), [("teacher", {}), ("distilled", {}), ("distilled", FEATURES)])
+def test_a_stopped_run_goes_on_where_it_was(taught, another_folder, monkeypatch, arm, values):
+    values = FIVE | values
     for file in FILES if arm == "teacher" else ():
         (RUN / "teacher/seed0" / file).unlink()
     stopped = another_folder(taught, "stopped")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_after(patch, 2, KeyboardInterrupt())
-        stopped.train(arm, FIVE)
+        stopped.train(arm, values)
     assert not (RUN / arm / "seed0/weights.safetensors").exists()
     (checkpoint,) = checkpoints(stopped)
     saved = torch.load(checkpoint)["history"]
-    resumed = outcome(stopped.train(arm, FIVE))
+    resumed = outcome(stopped.train(arm, values))
     # The seconds of its first epochs are those of the stopped process: they were not done again.
     seconds = pd.read_csv(RUN / arm / "seed0/history.csv")["seconds"][:2].tolist()
     assert seconds == [row["seconds"] for row in saved]
     assert checkpoints(stopped) == []
     monkeypatch.chdir(taught.root)
-    assert_same(outcome(taught.train(arm, FIVE)), resumed)
+    assert_same(outcome(taught.train(arm, values)), resumed)
 
 
 def test_a_changed_config_starts_afresh_and_an_unchanged_one_does_not(project, another_folder, monkeypatch):

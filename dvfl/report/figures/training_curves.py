@@ -16,6 +16,7 @@ _QUANTITIES = {
     "loss": "loss, all parts weighed",
     "loss_ce": "cross-entropy",
     "loss_kd": "divergence from the teacher",
+    "loss_features": "distance from the teacher's modulators",
     "train_top1": "accuracy on training clips",
     "val_top1": "accuracy on validation",
 }
@@ -52,7 +53,7 @@ def draw(frame: pd.DataFrame) -> Figure:
                 style.percent_axis(cell, "top-1 (%)")
             else:
                 cell.set_ylim(bottom=min(0, cell.get_ylim()[0]))
-                cell.set_ylabel("nats")
+                cell.set_ylabel("" if quantity == "loss_features" else "nats")
         for cell in own[len(quantities) :]:
             cell.set_visible(False)
     lines = [
