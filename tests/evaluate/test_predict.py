@@ -27,7 +27,7 @@ class Clips:
     def level(self, i: int, view: int) -> int:
         return (37 * i + 61 * view) % 256
 
-    def test_views(self, i: int, clips: int, crops: int) -> torch.Tensor:
+    def test_views(self, i: int, clips: int, crops: int, random: bool = False) -> torch.Tensor:
         self.asked.append(i)
         levels = [self.level(i, view) for view in range(clips * crops)]
         return torch.tensor(levels, dtype=torch.uint8).view(-1, 1, 1, 1, 1).expand(-1, 2, 3, 4, 4)
