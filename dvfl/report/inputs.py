@@ -45,7 +45,9 @@ def figure_inputs(figure: str, config: Config) -> list[Path]:
     if figure in ("audit", "released_loss"):
         return _table_inputs(figure, config)
     if figure in _TABLES_OF_FIGURE:
-        return [TABLES / f"{table}.csv" for table in _TABLES_OF_FIGURE[figure]]
+        tables = [TABLES / f"{table}.csv" for table in _TABLES_OF_FIGURE[figure]]
+        chance = [index_path(dataset) for dataset in config.datasets] if "accuracy" in _TABLES_OF_FIGURE[figure] else []
+        return tables + chance
     file = {"training_curves": "history.csv", "confusion": "scores.json"}[figure]
     return [run.directory / file for run in final_runs(config)]
 

@@ -617,14 +617,14 @@ def test_a_disk_that_fills_up_costs_nothing_but_the_time(project, another_folder
 
 def wait_for_epochs(project, epochs: int, process) -> int:
     """Waits until a checkpoint of that many epochs is there; the number of them."""
-    for _ in range(1500):
+    for _ in range(6000):
         assert process.poll() is None, process.communicate()[1]
         for file in checkpoints(project):
             done = len(torch.load(file)["history"])
             if done >= epochs:
                 return done
         time.sleep(0.02)
-    raise AssertionError("no checkpoint within 30 s")
+    raise AssertionError("no checkpoint within two minutes")
 
 
 def test_killed_and_interrupted_processes_end_in_the_same_bytes(project, another_folder, dvfl_command, monkeypatch):

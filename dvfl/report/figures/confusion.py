@@ -20,35 +20,35 @@ _OTHER = "any other class"
 
 
 def data(config: Config) -> pd.DataFrame:
-    """dataset, split, arm, label, predicted (class names), clips; summed over the seeds.
+    """dataset, split, arm, label, predicted (class names), clips; summed over the seeds and the splits.
 
     Every pair of classes is there, in the order of the labels, arms in the order of the panels.
     """
     frames = []
     for dataset in config.datasets:
-        for split in config.dataset_definitions[dataset].splits:
-            for arm in main_arms(config):
-                runs = [run for run in final_runs(config) if (run.dataset, run.split, run.arm) == (dataset, split, arm)]
-                scores = [read_scores(run) for run in runs]
-                classes = scores[0]["classes"]
-                counts = np.sum([each["confusion"] for each in scores], axis=0)
-                frames.append(
-                    pd.DataFrame(
-                        {
-                            "dataset": dataset,
-                            "split": split,
-                            "arm": arm,
-                            "label": np.repeat(classes, len(classes)),
-                            "predicted": np.tile(classes, len(classes)),
-                            "clips": counts.ravel(),
-                        }
-                    )
+        splits = config.dataset_definitions[dataset].splits
+        for arm in main_arms(config):
+            runs = [run for run in final_runs(config) if (run.dataset, run.arm) == (dataset, arm)]
+            scores = [read_scores(run) for run in runs]
+            classes = scores[0]["classes"]
+            counts = np.sum([each["confusion"] for each in scores], axis=0)
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "dataset": dataset,
+                        "split": splits[0] if len(splits) == 1 else f"{len(splits)} splits",
+                        "arm": arm,
+                        "label": np.repeat(classes, len(classes)),
+                        "predicted": np.tile(classes, len(classes)),
+                        "clips": counts.ravel(),
+                    }
                 )
+            )
     return pd.concat(frames, ignore_index=True)
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """One row per data set and split, one panel per arm: the share of a class's clips, percent."""
+    """One row per data set, one panel per arm: the share of a class's clips, percent."""
     places = list(frame.groupby(["dataset", "split"], sort=False))
     arms = list(dict.fromkeys(frame["arm"]))
     figure, axes = style.panels(len(places), len(arms), 3.2, sharey="row")

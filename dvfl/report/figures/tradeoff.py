@@ -12,6 +12,7 @@ from dvfl.config import Config
 from dvfl.report import style
 from dvfl.report.accuracy import shown_splits
 from dvfl.report.inputs import TABLES
+from dvfl.report.results import read_index
 from dvfl.report.rows import select
 from dvfl.report.tables import read_table
 
@@ -25,7 +26,7 @@ _APART = 1.06  # arms of one model stand side by side, this factor apart
 
 
 def data(config: Config) -> pd.DataFrame:
-    """dataset, split, arm, model, top1, ci_low, ci_high (percent), params (million), gmacs, latency_ms.
+    """dataset, split, arm, model, top1, ci_low, ci_high, chance (percent), params (million), gmacs, latency_ms.
 
     One row per arm; where a data set has several splits, their mean. Models are the run's own, at its own input size.
     """
@@ -34,6 +35,8 @@ def data(config: Config) -> pd.DataFrame:
     summed_up = [split in shown_splits(config, dataset) for dataset, split in accuracy[["dataset", "split"]].to_numpy()]
     shown = accuracy.loc[summed_up, ["dataset", "split", "arm", "model", "value", "ci_low", "ci_high"]]
     shown = shown.rename(columns={"value": "top1"}).reset_index(drop=True)
+    classes = {dataset: read_index(dataset)["label"].nunique() for dataset in config.datasets}
+    shown["chance"] = 100 / shown["dataset"].map(classes)
     for metric in _LABELS:
         of_model = select(efficiency, metric=metric).drop_duplicates("model")
         shown[metric] = shown["model"].map(of_model.set_index("model")["value"])
@@ -109,6 +112,18 @@ def _panel(cell: Axes, rows: pd.DataFrame, x: str, size: str, area: float, looks
             cell.scatter(at, row.top1, linewidth=0, **bubble)
             error = [[row.top1 - row.ci_low], [row.ci_high - row.top1]]
             cell.errorbar(at, row.top1, error, color=look.color, marker=look.marker, capsize=2)
+    cell.axhline(rows["chance"].iloc[0], color="0.4", linestyle=":", linewidth=1)
+    cell.annotate(
+        "chance",
+        (1, rows["chance"].iloc[0]),
+        xycoords=("axes fraction", "data"),
+        xytext=(-2, -2),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        color="0.3",
+        fontsize="small",
+    )
     cell.set_xscale("log")
     low, high = rows[x].min(), rows[x].max()
     cell.set_xlim(low / 2, high * 2)
