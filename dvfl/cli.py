@@ -215,10 +215,12 @@ def split(config: Config, dataset: str, name: str) -> None:
     from dvfl.data.index import read_index
     from dvfl.data.splits import make_split, mismatches, published_list, write_split
     from dvfl.files import required
+    from dvfl.steps import check_labelled
 
     definition = definition_of(config, dataset)
     clips = read_index(required(plan.index_path(dataset)))
     frame = make_split(clips, definition, name)
+    check_labelled(config, dataset, name, clips, frame)
     say(f"{dataset} {name}: " + ", ".join(f"{n} {subset}" for subset, n in frame["subset"].value_counts().items()))
     listed = published_list(definition, name)
     if listed is not None:
@@ -645,8 +647,9 @@ def predict(clips: tuple[Path, ...], directory: Path, top: int, plugins: tuple[s
 def results(files: tuple[Path, ...], cores: int | None, targets: tuple[str, ...]) -> None:
     """What `make results` does: clear what a killed run left behind, then run the pipeline and print the summary."""
     from dvfl.launch import run_pipeline
+    from dvfl.steps import check_before_work
 
-    load(files)
+    check_before_work(load(files))
     sys.exit(run_pipeline(cores, files, targets or ("results/tables/all.csv", "figures")))
 
 

@@ -23,11 +23,15 @@ def config_for_jobs(raw: Mapping[str, Any]) -> Config:
     """The checked config of plain values, stored where the `dvfl` commands of the jobs find it.
 
     The file's name is its content's hash, so that a dry run with another config never changes what a running job
-    reads. The commands find the file, and are found themselves, through the environment that jobs inherit.
+    reads. The commands find the file, and are found themselves, through the environment that jobs inherit. Exits where
+    the config or the data are wrong, with a line for each mistake.
     """
-    config = check_config(raw)
-    steps.check_data(config)
-    steps.check_features(config)
+    try:
+        config = check_config(raw)
+        steps.check_before_work(config)
+    except UserError as error:  # its own lines alone: Snakemake would bury them in places of the code
+        print("\n".join(f"dvfl: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        sys.exit(1)
     file = plan.RESULTS / f".config/{digest(raw)}.yaml"
     if not file.exists():
         with atomic(file) as partial:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dvfl import plan
 from dvfl.config import Config, DatasetDefinition, digest
 from dvfl.data.errors import DataError
 from dvfl.models.plugins import plugin_file
 from dvfl.plan import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def check_data(config: Config) -> None:
@@ -74,6 +77,34 @@ def check_features(config: Config) -> None:
     with torch.device("meta"):
         for student, teacher in compared:
             ModulatorProjection(built(student), built(teacher))
+
+
+def check_before_work(config: Config) -> None:
+    """What can be told before any job: the user's folders, and networks that cannot do what the config asks."""
+    check_data(config)
+    check_features(config)
+
+
+def check_labelled(config: Config, dataset: str, split: str, index: pd.DataFrame, clips: pd.DataFrame) -> None:
+    """Whether each class has the `clips_per_class` of every run. Raises DataError with a line for each that lacks some."""
+    from dvfl.data.splits import few_clips
+
+    wanted: dict[tuple[Any, ...], Run] = {}
+    for run in plan.all_runs(config):
+        if (run.dataset, run.split) == (dataset, split):
+            settings = plan.run_settings(config, run)
+            few = settings.network.clips_per_class
+            if few is not None:
+                wanted.setdefault((few, settings.split_seed, *settings.subsets), run)
+    lines = []
+    for (few, seed, *subsets), run in wanted.items():
+        try:
+            few_clips(index, clips, few, seed, subsets)
+        except DataError as error:
+            place = f"ablation.studies.{run.study}" if run.study else f"arm {run.arm}"
+            lines.append(f"{place}: {error}, or set what asks for it to null")
+    if lines:
+        raise DataError("\n".join(dict.fromkeys(lines)))
 
 
 def fetched(config: Config, dataset: str) -> list[str]:

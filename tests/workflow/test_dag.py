@@ -98,7 +98,8 @@ def test_wrong_config_stops_before_any_job(pipeline):
         check=False,
     )
     assert done.returncode != 0
-    assert "seed: there is no such key; did you mean 'seeds'?" in done.stdout
+    assert done.stdout.splitlines()[-1] == "dvfl: seed: there is no such key; did you mean 'seeds'?"
+    assert "Traceback" not in done.stdout and "File" not in done.stdout
 
 
 def test_the_default_has_a_job_for_each_run_and_none_for_a_clip(tmp_path):
