@@ -86,7 +86,7 @@ def check_before_work(config: Config) -> None:
 
 
 def check_labelled(config: Config, dataset: str, split: str, index: pd.DataFrame, clips: pd.DataFrame) -> None:
-    """Whether each class has the `clips_per_class` of every run. Raises DataError with a line for each that lacks some."""
+    """Whether each class has the `clips_per_class` of every run. Raises DataError with a line for each."""
     from dvfl.data.splits import few_clips
 
     wanted: dict[tuple[Any, ...], Run] = {}
