@@ -86,12 +86,13 @@ def check_before_work(config: Config) -> None:
 
 
 def check_labelled(config: Config, dataset: str, split: str, index: pd.DataFrame, clips: pd.DataFrame) -> None:
-    """Whether each class has the `clips_per_class` of every run. Raises DataError with a line for each."""
+    """Whether each class has the `clips_per_class` of every run of the tables. Raises DataError, a line for each."""
     from dvfl.data.splits import few_clips
 
     wanted: dict[tuple[Any, ...], Run] = {}
+    studies = {"", *config.ablation.run, *config.chosen_by}
     for run in plan.all_runs(config):
-        if (run.dataset, run.split) == (dataset, split):
+        if (run.dataset, run.split) == (dataset, split) and run.study in studies:
             settings = plan.run_settings(config, run)
             few = settings.network.clips_per_class
             if few is not None:
