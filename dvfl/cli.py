@@ -215,12 +215,11 @@ def split(config: Config, dataset: str, name: str) -> None:
     from dvfl.data.index import read_index
     from dvfl.data.splits import make_split, mismatches, published_list, write_split
     from dvfl.files import required
-    from dvfl.steps import check_labelled
+    from dvfl.steps import lacking_labels
 
     definition = definition_of(config, dataset)
     clips = read_index(required(plan.index_path(dataset)))
     frame = make_split(clips, definition, name)
-    check_labelled(config, dataset, name, clips, frame)
     say(f"{dataset} {name}: " + ", ".join(f"{n} {subset}" for subset, n in frame["subset"].value_counts().items()))
     listed = published_list(definition, name)
     if listed is not None:
@@ -232,6 +231,8 @@ def split(config: Config, dataset: str, name: str) -> None:
         for problem, count in differing["problem"].value_counts().items():
             say(f"  {count} clips {problem}: named in {plan.mismatch_path(dataset, name)}")
     write_split(frame, plan.split_path(dataset, name))
+    for line in lacking_labels(config, dataset, name, clips, frame):
+        say(f"  will fail in training: {line}")
 
 
 @cli.command()

@@ -85,8 +85,8 @@ def check_before_work(config: Config) -> None:
     check_features(config)
 
 
-def check_labelled(config: Config, dataset: str, split: str, index: pd.DataFrame, clips: pd.DataFrame) -> None:
-    """Whether each class has the `clips_per_class` of every run of the tables. Raises DataError, a line for each."""
+def lacking_labels(config: Config, dataset: str, split: str, index: pd.DataFrame, clips: pd.DataFrame) -> list[str]:
+    """A line for each `clips_per_class`, among the runs of the tables, that some class of the split does not have."""
     from dvfl.data.splits import few_clips
 
     wanted: dict[tuple[Any, ...], Run] = {}
@@ -104,8 +104,7 @@ def check_labelled(config: Config, dataset: str, split: str, index: pd.DataFrame
         except DataError as error:
             place = f"ablation.studies.{run.study}" if run.study else f"arm {run.arm}"
             lines.append(f"{place}: {error}, or set what asks for it to null")
-    if lines:
-        raise DataError("\n".join(dict.fromkeys(lines)))
+    return list(dict.fromkeys(lines))
 
 
 def fetched(config: Config, dataset: str) -> list[str]:
