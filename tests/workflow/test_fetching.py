@@ -87,7 +87,10 @@ SMALL = {
     "student": {**NETWORK, "clips_per_class": None},
     "arms": {"teacher": None, "distilled": None, "teacher_few": None, "distilled_few": None},
     "chosen_by": [],
-    "ablation": {"run": [], "studies": {"epochs": None, "alpha_temperature": None, "labelled_clips": None}},
+    "ablation": {
+        "run": [],
+        "studies": dict.fromkeys(["epochs", "alpha_temperature", "labelled_clips", "protocol_effects"]),
+    },
 }
 SPLITS = {"ucf50": ["fold1of3"], "hmdb51": ["split1", "released"]}  # the others' split1 is in their owners' lists
 
