@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -77,11 +78,15 @@ class Processes:
         return dict(zip(values, total.tolist(), strict=True))
 
     def parallel(self, task: Task, device: torch.device) -> Callable[[Batch], Losses]:
-        """The task; where there are more processes, its backward pass averages gradients over them."""
+        """The task; where there are more processes, its backward pass adds up their gradients."""
         if self.count == 1:
             return task
         group = dist.new_group(backend="nccl") if device.type == "cuda" else None
-        return DistributedDataParallel(_Objective(task), process_group=group, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of torch, about a name that older ones do not know
+            together = DistributedDataParallel(_Objective(task), process_group=group, broadcast_buffers=False)
+        together.register_comm_hook(group, _add_up)
+        return together
 
     def take_gpu(self, train: TrainConfig) -> None:
         """Leases a GPU for each process of this machine and lets this process see its own alone.
@@ -101,8 +106,14 @@ ALONE = Processes()
 
 
 def without_sync(objective: Callable[[Batch], Losses]) -> AbstractContextManager[None]:
-    """Within the block, gradients are added up and not averaged over the processes."""
+    """Within the block, each process keeps its gradients to itself."""
     return objective.no_sync() if isinstance(objective, DistributedDataParallel) else nullcontext()
+
+
+def _add_up(group, bucket):  # torch refuses annotations that are strings, as they are here
+    """The sum, where DistributedDataParallel by itself takes the mean: the loss is divided by micro-batches already."""
+    work = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
+    return work.get_future().then(lambda done: done.value()[0])
 
 
 class _Objective(nn.Module):
@@ -146,7 +157,7 @@ def run_on_processes(train: TrainConfig, work: Callable[..., None], *arguments: 
         except KeyboardInterrupt:
             _interrupt(context.processes)
             raise
-        except multiprocessing.ProcessException as error:
+        except (multiprocessing.ProcessExitedException, multiprocessing.ProcessRaisedException) as error:
             raise _reason(Path(folder), context.processes) or error from None
 
 

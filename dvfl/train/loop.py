@@ -123,7 +123,7 @@ def micro_batches_of(processes: Processes, micro_batches: int, accumulate: int) 
     """What this process does of an epoch's micro-batches: a contiguous share of each step's.
 
     At the end of an epoch a step may have too few for all; who has none repeats the step's first, without weight, since
-    all take part when gradients are averaged.
+    all take part when gradients are added up.
     """
     mine = []
     for step, first in enumerate(range(0, micro_batches, accumulate)):
@@ -180,9 +180,8 @@ class _Epochs:
                 # A new address for every micro-batch: stochastic depth is the same after a resume.
                 with torch_seeded(recipe.seed, "forward", epoch, number), autocast(recipe):
                     losses = self.objective(batch)
-                # The processes' gradients are averaged, and the micro-batches' shall be.
-                weight = self.processes.count if micro_batch.counts else 0
-                self.scaler.scale(losses.total * weight / micro_batch.in_step).backward()
+                share = losses.total / micro_batch.in_step
+                self.scaler.scale(share if micro_batch.counts else share * 0).backward()
             clips = len(labels) if micro_batch.counts else 0
             for name, value in losses.parts.items():
                 sums[name] = sums.get(name, 0.0) + value * clips
