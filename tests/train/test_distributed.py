@@ -330,7 +330,7 @@ def test_interrupted_and_killed_jobs_leave_no_process_and_go_on(project, dvfl_co
             with pytest.raises(LeaseTaken, match=r"process \d+ on"):
                 project.train("student", {**values, "train": ONE["train"]})
         process.send_signal(number)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=120)
         assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
         assert "Traceback" not in said
     lock = RUN / "student/seed0.resume/lease.holder"
@@ -345,10 +345,10 @@ def test_interrupted_and_killed_jobs_leave_no_process_and_go_on(project, dvfl_co
 
 
 def wait_for_epochs(project, epochs: int, process) -> int:
-    for _ in range(3000):
+    for _ in range(15000):
         assert process.poll() is None, process.communicate()[1]
         for file in project.root.glob("results/runs/**/checkpoint.pt"):
             if (done := len(torch.load(file)["history"])) >= epochs:
                 return done
         time.sleep(0.02)
-    raise AssertionError("no checkpoint within a minute")
+    raise AssertionError("no checkpoint within five minutes")
