@@ -135,8 +135,8 @@ class TrainConfig(Section):
     gpus: int = Field(
         0,
         ge=0,
-        description="GPUs that a training or test asks Snakemake for, one process on each. 0: it asks for none, and "
-        "takes one where device `auto` finds any.",
+        description="GPUs that a training or test asks Snakemake for, one process on each; as many as there are where "
+        "there are fewer. 0: it asks for none, and takes one where device `auto` finds any.",
     )
     share_gpus: bool = Field(
         False, description="May work on a GPU beside other jobs that may; else a job waits until one is free."

@@ -68,8 +68,8 @@ def candidates(train: TrainConfig) -> list[str]:
 
 
 def count_processes(train: TrainConfig) -> int:
-    """Processes of a training: as many as asked for, and one for each GPU that it asks for and there is."""
-    return train.processes or (train.gpus if candidates(train) else 0) or 1
+    """Processes of a training: as many as asked for, else one for each GPU that it asks for and there is."""
+    return train.processes or min(train.gpus, len(candidates(train))) or 1
 
 
 def lease_gpus(count: int, among: Sequence[str], share: bool = False) -> list[str]:
@@ -79,8 +79,8 @@ def lease_gpus(count: int, among: Sequence[str], share: bool = False) -> list[st
     """
     if len(among) < count:
         raise ConfigError(
-            f"train.gpus: {count} processes need a GPU each, but there are {len(among)}; lower train.gpus (or "
-            f"processes): with the same train.accumulate, fewer processes compute the same"
+            f"train.processes: {count} need a GPU each, but there are {len(among)}; lower it: with the same "
+            f"train.accumulate, fewer processes compute the same"
         )
     told = False
     while True:

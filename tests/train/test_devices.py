@@ -107,7 +107,7 @@ def test_those_that_share_do_so_among_themselves(machine, job):
 
 def test_more_gpus_than_there_are_is_no_reason_to_wait(machine):
     machine(2)
-    with pytest.raises(ConfigError, match=r"train\.gpus: 3 processes need a GPU each, but there are 2"):
+    with pytest.raises(ConfigError, match=r"train\.processes: 3 need a GPU each, but there are 2; lower it"):
         devices.lease_gpus(3, devices.visible_gpus())
 
 
@@ -149,6 +149,7 @@ def test_a_gpu_that_is_not_there_is_refused(machine):
     [
         (3, {}, 1),
         (3, {"gpus": 2}, 2),
+        (1, {"gpus": 2}, 1),
         (0, {"gpus": 2}, 1),
         (0, {"processes": 2}, 2),
         (3, {"gpus": 2, "device": "cpu"}, 1),
