@@ -173,8 +173,11 @@ def _work(rank: int, folder: Path, count: int, work: Callable[..., None], argume
     except Exception as error:
         if not isinstance(error, UserError):
             error.add_note(traceback.format_exc())
-        with suppress(FileExistsError, pickle.PicklingError), (folder / "error.pickle").open("xb") as file:
-            pickle.dump(error, file)
+        with suppress(Exception):  # one that cannot be handed over is told by torch, as text
+            handed_over = pickle.dumps(error)
+            pickle.loads(handed_over)
+            with (folder / "error.pickle").open("xb") as file:
+                file.write(handed_over)
         raise
 
 
