@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from dvfl import plan, steps
 from dvfl.config import PROJECT, Config, check_config, digest
 from dvfl.errors import UserError
 from dvfl.files import atomic
+from dvfl.train.devices import visible_gpus
 
 
 def config_for_jobs(raw: Mapping[str, Any]) -> Config:
@@ -108,9 +110,15 @@ def _snakemake_here() -> int | None:
 
 
 def restrict_to_machine(workflow: Any) -> None:
-    """Lets no more run at once here than the machine has cores, whatever --cores says.
+    """Lets no more run at once here than the machine has cores and GPUs, whatever --cores says.
 
-    Each rule claims `machine_cores`; on a cluster the scheduler sees to it instead.
+    Each rule claims `machine_cores`, and those that train `gpu`; on a cluster the scheduler sees to it instead.
     """
-    if workflow.local_exec and "machine_cores" not in workflow.global_resources:
-        workflow.register_resource("machine_cores", usable_cores(os.cpu_count()))
+    if not workflow.local_exec:
+        return
+    machine = {"machine_cores": usable_cores(os.cpu_count())}
+    if shutil.which("nvidia-smi"):  # elsewhere jobs wait for each other's GPUs themselves
+        machine["gpu"] = len(visible_gpus())
+    for name, count in machine.items():
+        if name not in workflow.global_resources:
+            workflow.register_resource(name, count)

@@ -93,10 +93,12 @@ class RunSettings(Section):
 
     @property
     def digest(self) -> str:
-        # Where it runs, how many processes decode or jobs store frames, and how often validation is looked at do not
-        # change what comes out; whether validation is trained on is said by the subsets, pretraining by `start_from`.
+        # Where it runs, how many processes train, decode or store frames, and how often validation is looked at do not
+        # change what comes out, but for rounding; whether validation is trained on is said by the subsets, pretraining
+        # by `start_from`.
+        where = {"device", "gpus", "share_gpus", "processes", "workers", "gradient_checkpointing", "compile"}
         unused = {
-            "train": {"workers", "device", "validate_every", "include_validation"},
+            "train": where | {"validate_every", "include_validation"},
             "network": {"pretrain"},
             "input": {"frame_store": {"shards"}},
         }

@@ -21,18 +21,18 @@ class Progress:
     """Shows on stderr how far a piece of work is.
 
     On a terminal: a bar with time left that vanishes at the end. Elsewhere a line every half minute, since a bar would
-    fill a log with control characters, and one at the end.
+    fill a log with control characters, and one at the end. Nothing if `silent`, as where several processes do it.
     """
 
-    def __init__(self, label: str, total: int):
-        self.label, self.total = label, total
+    def __init__(self, label: str, total: int, silent: bool = False):
+        self.label, self.total, self.silent = label, total, silent
         self.done = 0
         self.started_at: int | None = None  # where a resumed piece of work began
         self.bar: RichProgress | None = None
 
     def __enter__(self) -> Progress:
         self.begin = self.last_line = time.monotonic()
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self.silent:
             columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
             self.bar = RichProgress(*columns, console=Console(file=sys.stderr), transient=True)
             self.bar.start()
@@ -66,7 +66,8 @@ class Progress:
             self.update(number)
 
     def _line(self, text: str) -> None:
-        print(f"{self.label}: {text}", file=sys.stderr, flush=True)
+        if not self.silent:
+            print(f"{self.label}: {text}", file=sys.stderr, flush=True)
 
 
 def track(iterable: Iterable[Item], total: int, label: str) -> Iterator[Item]:

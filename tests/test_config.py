@@ -173,7 +173,7 @@ def test_a_data_set_called_like_a_key_gets_the_suggestions_of_a_data_set():
         ("train/lr", 0, "greater than 0"),
         ("train/label_smoothing", 1.0, "less than 1"),
         ("train/workers", -1, "greater than or equal to 0"),
-        ("train/precision", "half", "'auto', 'float32' or 'bfloat16'"),
+        ("train/precision", "half", "'auto', 'float32', 'bfloat16' or 'float16'"),
         ("seeds", [], "at least 1"),
         ("seeds", [-1], "greater than or equal to 0"),
         ("datasets", "mine", "valid list"),

@@ -89,7 +89,9 @@ class TrainConfig(Section):
 
     epochs: Count = Field(30, description="Passes over the training clips [120].")
     batch_size: Count = Field(24, description="Clips of a micro-batch: what one device takes at once [8].")
-    accumulate: Count = Field(1, description="Micro-batches of one optimiser step.")
+    accumulate: Count = Field(
+        1, description="Micro-batches of one optimiser step, those of all processes together; at least one for each."
+    )
     optimizer: Literal["sgd", "adamw"] = Field("adamw", description="sgd with Nesterov momentum, or adamw [sgd].")
     lr: Positive = Field(1e-3, description="Peak learning rate, of a step of lr_batch clips where that is given [0.1].")
     lr_batch: Count | None = Field(
@@ -124,12 +126,40 @@ class TrainConfig(Section):
     cutmix_share: Fraction = Field(
         0.5, description="Share of CutMix among the micro-batches that are mixed, where mixup is on as well [0.5]."
     )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "float32", description="auto: bfloat16 on GPUs, float32 elsewhere."
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "float32",
+        description="auto: bfloat16 on GPUs, float32 elsewhere. float16 is for GPUs without bfloat16: gradients are "
+        "scaled, and a step whose gradient overflows is left out.",
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:<n>.")
-    threads: Count = Field(1, description="CPU threads of a training job; part of the result on a CPU.")
-    workers: int = Field(0, ge=0, description="Processes that decode clips; results do not depend on it.")
+    gpus: int = Field(
+        0,
+        ge=0,
+        description="GPUs that a training or test asks Snakemake for, one process on each; as many as there are where "
+        "there are fewer. 0: it asks for none, and takes one where device `auto` finds any.",
+    )
+    share_gpus: bool = Field(
+        False, description="May work on a GPU beside other jobs that may; else a job waits until one is free."
+    )
+    processes: Count | None = Field(
+        None,
+        description="Processes of a training or test; None: one for each of `gpus`, and one on a CPU. Steps are the "
+        "same whatever their number: they take the micro-batches of `accumulate` in turn.",
+    )
+    threads: Count = Field(1, description="CPU threads of a process; part of the result on a CPU.")
+    workers: int = Field(
+        0, ge=0, description="Processes that decode clips, for each that trains; results do not depend on it."
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="Blocks keep no activations and compute them again in the backward pass: less memory, more time, "
+        "the same numbers. For VideoFocalNets and those of timm's models that know it.",
+    )
+    compile: bool = Field(
+        False,
+        description="torch.compile the networks: minutes at first, then faster steps on GPUs. Draws the same random "
+        "numbers; rounding differs.",
+    )
     validate_every: Count = Field(10, description="Epochs from one look at the validation subset to the next.")
     include_validation: bool = Field(
         True, description="Final arms train on train and validation together, as published protocols do."
@@ -143,9 +173,30 @@ class TrainConfig(Section):
     )
 
     @property
+    def asked_gpus(self) -> int:
+        """GPUs to ask Snakemake for."""
+        return 0 if self.device == "cpu" else self.gpus
+
+    @property
+    def asked_processes(self) -> int:
+        """Processes where there are the GPUs that are asked for."""
+        return self.processes or max(1, self.asked_gpus)
+
+    @property
     def peak_lr(self) -> float:
         """Learning rate at the end of the warm-up, for steps of this many clips."""
         return self.lr if self.lr_batch is None else self.lr * self.batch_size * self.accumulate / self.lr_batch
+
+    @model_validator(mode="after")
+    def _every_process_has_a_micro_batch(self) -> TrainConfig:
+        if self.gpus and self.processes and self.gpus != self.processes:
+            raise ValueError(f"has {self.processes} processes for {self.gpus} gpus; each takes one: leave one key out")
+        if (count := max(self.gpus, self.processes or 1)) > self.accumulate:
+            raise ValueError(
+                f"has {count} processes, but accumulate {self.accumulate}: that counts the micro-batches of a step, of "
+                f"all processes together; make it {count} or a multiple"
+            )
+        return self
 
     @model_validator(mode="after")
     def _mixing_needs_pairs(self) -> TrainConfig:

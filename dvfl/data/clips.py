@@ -6,7 +6,7 @@ the number of processes that make them, leave no trace.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from dvfl.data.reader import read_frames
 from dvfl.data.sampling import random_segment_indices, test_view_indices
 from dvfl.data.transforms import TestTransform, TrainTransform
 from dvfl.randomness import generator
+
+Take = Callable[[int], Iterable[int]]  # numbers of the batches to make, of so many
 
 
 class ClipDataset(Dataset):
@@ -162,12 +164,14 @@ def iterate_training(
     batch_size: int,
     drop_last: bool = False,
     workers: int = 0,
+    take: Take = range,
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
     """Batches of an epoch: positions int64 (B,), views uint8 (B, T, 3, S, S), labels int64 (B,).
 
-    `workers` processes make the views that are not in memory yet.
+    `workers` processes make the views that are not in memory yet. `take(n)` says which of the n batches are made.
     """
     batches = _batches(order, batch_size, drop_last)
+    batches = [batches[number] for number in take(len(batches))]
     missing = [[i for i in batch if not dataset.is_kept(i, epoch)] for batch in batches]
     made = _made(_TrainingViews(dataset, epoch), missing, workers)
     for batch, absent, views in zip(batches, missing, made, strict=True):
@@ -188,13 +192,16 @@ def iterate_test(
     workers: int = 0,
     random: bool = False,
     drop_last: bool = False,
+    take: Take = range,
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Every clip once, in order: positions int64 (B,), views uint8 (B, V, T, 3, S, S).
 
     V = clips * crops. `batch_size` counts views: B is as many clips as fit, at least one. `random` frames and
-    `drop_last`, which leaves out the last batch where it is incomplete, are what the released code does.
+    `drop_last`, which leaves out the last batch where it is incomplete, are what the released code does. `take(n)` says
+    which of the n batches are made.
     """
     batches = _batches(range(len(dataset)), max(1, batch_size // (clips * crops)), drop_last)
+    batches = [batches[number] for number in take(len(batches))]
     made = _made(_TestViews(dataset, clips, crops, random), batches, workers)
     for batch, views in zip(batches, made, strict=True):
         yield np.asarray(batch, dtype=np.int64), views

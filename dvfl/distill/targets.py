@@ -7,7 +7,7 @@ temperature can be tried on them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import torch
@@ -39,13 +39,21 @@ class CachedTargets:
         self.logits = logits
 
     @classmethod
-    def compute(cls, teacher: nn.Module, views: Iterable[Iterable[Tensor]], device: torch.device) -> CachedTargets:
+    def compute(
+        cls,
+        teacher: nn.Module,
+        views: Iterable[Iterable[Tensor]],
+        device: torch.device,
+        gathered: Callable[[list[Tensor]], list[Tensor]] = list,
+    ) -> CachedTargets:
         """`views` yields, for each view, the normalised inputs of all clips in order, batch by batch.
 
-        The batches are always the same, so a resumed training gets the same logits to the last bit.
+        The batches are always the same, so a resumed training gets the same logits to the last bit. Several processes
+        yield a share of the batches each; `gathered` makes the whole of their logits.
         """
         with torch.inference_mode():
-            rows = [torch.cat([teacher(inputs.to(device)).float().cpu() for inputs in view]) for view in views]
+            shares = ([teacher(inputs.to(device)).float().cpu() for inputs in view] for view in views)
+            rows = [torch.cat(gathered(share)) for share in shares]
         return cls(torch.stack(rows).clone())
 
     def __call__(self, inputs: Tensor, positions: Tensor, epoch: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -16,25 +16,41 @@ from dvfl.evaluate.score import score_predictions
 from dvfl.files import atomic, read_json, required, sha256, write_json
 from dvfl.plan import Run
 
+if TYPE_CHECKING:
+    from dvfl.train.distributed import Processes
+
 
 def test_run(config: Config, run: Run) -> None:
-    """Predicts every clip that the run is evaluated on and writes predictions.parquet."""
+    """Predicts every clip that the run is evaluated on and writes predictions.parquet; on as many processes as train.
+
+    However many there are, every clip is predicted once, and the bytes are those of one process.
+    """
+    from dvfl.train.distributed import run_on_processes
+    from dvfl.train.job import with_choices
+
+    run_on_processes(with_choices(config, run)[0].train, _test, config, run)
+
+
+def _test(processes: Processes, config: Config, run: Run) -> None:
     from dvfl.evaluate.predict import predict_dataset
     from dvfl.models.weights import load_network
-    from dvfl.train.job import clip_dataset, load_run_data, with_choices
+    from dvfl.train.job import clip_dataset, import_plugins, load_run_data, with_choices
     from dvfl.train.loop import resolve
 
+    import_plugins(config)
     settings, _ = with_choices(config, run)
+    processes.take_gpu(settings.train)
     torch.set_num_threads(settings.train.threads)
     data = load_run_data(config, run)
     dataset = clip_dataset(data, settings, [settings.evaluated_on])
     recipe = resolve(settings.train, run.seed, len(data.classes))
     model, _ = load_network(run.directory / "weights.safetensors")
-    predictions = predict_dataset(
-        model.to(recipe.device), dataset, plan.evaluation(config, run), recipe.device, settings.train.workers
-    )
-    with atomic(run.directory / "predictions.parquet") as partial:
-        predictions.to_parquet(partial, index=False)
+    evaluate = plan.evaluation(config, run)
+    model.to(recipe.device)
+    predictions = predict_dataset(model, dataset, evaluate, recipe.device, settings.train.workers, processes)
+    if processes.first:
+        with atomic(run.directory / "predictions.parquet") as partial:
+            predictions.to_parquet(partial, index=False)
 
 
 def score_run(config: Config, run: Run) -> dict[str, Any]:

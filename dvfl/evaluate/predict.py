@@ -10,6 +10,7 @@ from dvfl.config import EvaluateConfig
 from dvfl.data.clips import ClipDataset, iterate_test
 from dvfl.data.transforms import normalise
 from dvfl.errors import UserError
+from dvfl.train.distributed import ALONE, Processes
 
 
 @torch.inference_mode()
@@ -24,8 +25,11 @@ def predict_dataset(
     evaluate: EvaluateConfig,
     device: torch.device,
     workers: int = 0,
+    processes: Processes = ALONE,
 ) -> pd.DataFrame:
     """One row a clip: clip_id, label, probabilities (C numbers, the mean over the test views).
+
+    The processes share the batches, which do not depend on how many there are; each returns all rows.
 
     Raises UserError where the clips do not fill a batch and incomplete ones are dropped.
     """
@@ -39,6 +43,7 @@ def predict_dataset(
         workers,
         random=evaluate.frames == "random",
         drop_last=evaluate.drop_last,
+        take=processes.share,
     )
     for positions, views in batches:
         clips, views_each = views.shape[:2]
@@ -48,6 +53,7 @@ def predict_dataset(
             (dataset.clip_ids[position], dataset.labels[position], mean.tolist())
             for position, mean in zip(positions, means, strict=True)
         ]
+    rows = processes.gathered(rows)
     if not rows:
         raise UserError(
             f"evaluate.drop_last: the {len(dataset)} clips do not fill one batch of evaluate.batch_size, and "

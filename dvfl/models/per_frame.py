@@ -27,6 +27,10 @@ class PerFrame(nn.Module):
         """(B, T, 3, H, W) -> (B, num_classes)."""
         return self.network(clips.flatten(0, 1)).unflatten(0, clips.shape[:2]).mean(1)
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """As timm's own; AssertionError or AttributeError for a network that does not know it."""
+        self.network.set_grad_checkpointing(enable)
+
 
 def check_timm_name(name: str) -> None:
     """Raises ValueError for a name, or a tag after its dot, that timm does not know."""

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dvfl.models.focal_modulation import FocalModulation
 
@@ -149,11 +150,13 @@ class Stage(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.downsample = downsample
+        self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, H, W, C) -> (B, T, H / 2, W / 2, 2 C), or the same shape in the last stage."""
+        again = self.grad_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
         return x if self.downsample is None else self.downsample(x)
 
 
@@ -273,6 +276,11 @@ class VideoFocalNet(nn.Module):
             elif isinstance(module, FocalModulation) and init == "narrow":
                 nn.init.ones_(module.h.bias)
                 nn.init.ones_(module.h_temporal.bias)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Whether blocks compute their activations again in the backward pass instead of keeping them."""
+        for stage in self.layers:
+            stage.grad_checkpointing = enable
 
     def forward_features(self, clip: Tensor) -> Tensor:
         """Features of each frame, the mean over its tokens.

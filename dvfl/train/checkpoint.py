@@ -21,22 +21,36 @@ class Checkpoint:
         self.path = directory / "checkpoint.pt"
         self.best: dict[str, torch.Tensor] | None = None  # weights of the best epoch so far, where one is selected
 
-    def save(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, history: list[dict[str, Any]]) -> None:
+    def save(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        history: list[dict[str, Any]],
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
         """Raises OutputError where it cannot be written; the one of the epoch before then still stands."""
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
         state |= {} if self.best is None else {"best": self.best}
+        state |= {"scaler": scaler.state_dict()} if scaler is not None and scaler.is_enabled() else {}
         written = BytesIO()  # on a full disk torch.save itself ends in an error that does not say so
         torch.save(state, written)
         with atomic(self.path) as partial:
             partial.write_bytes(written.getbuffer())
 
-    def load(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-        """Brings model and optimiser to the saved state; returns the history so far, empty at a fresh start."""
+    def load(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> list[dict[str, Any]]:
+        """Brings model, optimiser and scaler to the saved state; returns the history so far, empty at a fresh start."""
         if not self.path.exists():
             return []
         state = torch.load(self.path, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        if scaler is not None and "scaler" in state:
+            scaler.load_state_dict(state["scaler"])
         self.best = state.get("best")
         return state["history"]
 

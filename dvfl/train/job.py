@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from dvfl import plan
-from dvfl.config import Config, TrainConfig, digest, flatten
+from dvfl.config import Config, ConfigError, TrainConfig, digest, flatten
 from dvfl.data.clips import ClipDataset, iterate_training
 from dvfl.data.frame_store import FrameStore
 from dvfl.data.index import clips_root, read_index
@@ -27,7 +28,7 @@ from dvfl.distill.task import DistillationTask, SupervisedTask, frozen
 from dvfl.distill.teacher_head import initialise_classifier
 from dvfl.evaluate.predict import predict_dataset
 from dvfl.files import atomic, read_json, required, sha256, write_json
-from dvfl.models.plugins import plugin_file
+from dvfl.models.plugins import import_plugin, plugin_file
 from dvfl.models.pretrained import LoadReport, load_pretrained
 from dvfl.models.weights import NetworkDescription, load_into, load_network, read_description, save_weights
 from dvfl.plan import Run, RunSettings
@@ -35,6 +36,7 @@ from dvfl.progress import Progress
 from dvfl.randomness import torch_seeded
 from dvfl.track import Tracker, outbox_directory
 from dvfl.train.checkpoint import Checkpoint
+from dvfl.train.distributed import Processes, run_on_processes
 from dvfl.train.lease import lease
 from dvfl.train.lineage import check_lineage, trained_on
 from dvfl.train.loop import Recipe, fit, resolve
@@ -67,6 +69,12 @@ def train_run(config: Config, run: Run, wait: bool = False, resume: Path | None 
     it. With `resume`, the folder of a stopped training, it goes on from there or not at all: CannotResume says what
     changed. Raises LeaseTaken where another process works on the run and `wait` is off.
     """
+    run_on_processes(with_choices(config, run)[0].train, _train_run, config, run, wait, resume)
+
+
+def _train_run(processes: Processes, config: Config, run: Run, wait: bool, resume: Path | None) -> None:
+    """`train_run` on each process of the job; the first alone holds the lease, writes, tracks and says something."""
+    import_plugins(config)
     settings, chosen = with_choices(config, run)
     inputs = input_hashes(config, run)
     key = digest([settings.digest, inputs])
@@ -74,15 +82,26 @@ def train_run(config: Config, run: Run, wait: bool = False, resume: Path | None 
     if resume is not None:
         check_resumable(resume, run, key, settings, inputs)
     rule = "trial" if run.study else "distil" if settings.distill else "train"
-    with lease(checkpoint.path.parents[1], wait):
-        if _is_there(run, key):
-            print(f"{run.name}: is there already, made with the same settings and inputs", file=sys.stderr)
+    with lease(checkpoint.path.parents[1], wait) if processes.first else nullcontext():
+        there = processes.first and _is_there(run, key)
+        if any(processes.gathered([there])):  # the others wait here until the first has the lease
+            if processes.first:
+                print(f"{run.name}: is there already, made with the same settings and inputs", file=sys.stderr)
             return
-        write_begun(checkpoint, settings, inputs)
-        with open_tracker(config, run, key, rule) as tracker:
-            _train(config, run, settings, chosen, inputs, checkpoint, tracker)
-        checkpoint.remove()
-        remove_begun(checkpoint)
+        processes.take_gpu(settings.train)
+        if processes.first:
+            write_begun(checkpoint, settings, inputs)
+        with open_tracker(config, run, key, rule) if processes.first else nullcontext() as tracker:
+            _train(processes, config, run, settings, chosen, inputs, checkpoint, tracker)
+        if processes.first:
+            checkpoint.remove()
+            remove_begun(checkpoint)
+
+
+def import_plugins(config: Config) -> None:
+    """The user's models, which a process that was just started does not know yet."""
+    for plugin in config.plugins:
+        import_plugin(plugin)
 
 
 def _is_there(run: Run, key: str) -> bool:
@@ -144,13 +163,14 @@ def clip_dataset(
 
 
 def _train(
+    processes: Processes,
     config: Config,
     run: Run,
     settings: RunSettings,
     chosen: dict[str, Any] | None,
     inputs: dict[str, str | None],
     checkpoint: Checkpoint,
-    tracker: Tracker,
+    tracker: Tracker | None,
 ) -> None:
     begin = time.perf_counter()
     torch.set_num_threads(settings.train.threads)
@@ -170,10 +190,13 @@ def _train(
     with torch_seeded(run.seed, "init"):
         model = description.build()
     description.check(model, alone=_leaves_one_clip(len(dataset), settings.train))
-    tracker.params(flatten(settings.model_dump(mode="json")))
-    tracker.tags({f"sha256.{name}": value for name, value in inputs.items() if value})
+    if tracker is not None:
+        tracker.params(flatten(settings.model_dump(mode="json")))
+        tracker.tags({f"sha256.{name}": value for name, value in inputs.items() if value})
     teacher_top1: float | None = None
     loading = _load_given(config, settings, model, data.classes)
+    if loading is not None and processes.first:
+        print(loading, file=sys.stderr)
     again = plan.tested_anew(config, run)
     if settings.network.weights:
         history: list[dict[str, Any]] = []
@@ -183,11 +206,17 @@ def _train(
         teacher_top1 = read_json(again.directory / "run.json")["teacher_top1_on_training_clips"]
     else:
         model.to(recipe.device)
+        make_lighter(model, settings)
         task: SupervisedTask | DistillationTask = SupervisedTask(model)
         if teacher is not None and settings.distill is not None:
-            task, teacher_top1 = _distillation(model, teacher, dataset, settings, recipe)
-            tracker.metrics({"teacher_top1_on_training_clips": teacher_top1}, step=0)
-        history = _fit(config, run, settings, data, task, dataset, recipe, checkpoint, tracker)
+            task, teacher_top1 = _distillation(processes, model, teacher, dataset, settings, recipe)
+            if tracker is not None:
+                tracker.metrics({"teacher_top1_on_training_clips": teacher_top1}, step=0)
+        history = _fit(processes, config, run, settings, data, task, dataset, recipe, checkpoint, tracker)
+    cpu_seconds = processes.summed({"cpu": time.process_time()})["cpu"]
+    memory_mb = max(processes.gathered([peak_memory_mb()]))
+    if tracker is None:
+        return
     directory = run.directory
     save_weights(directory / "weights.safetensors", model, description)
     _write_history(directory / "history.csv", history)
@@ -213,12 +242,13 @@ def _train(
             "chosen": chosen,
             "versions": package_versions(),
             "device": str(recipe.device),
+            "processes": processes.count,
             "threads": settings.train.threads,
             "precision": str(recipe.precision).removeprefix("torch."),
             "seconds": round(time.perf_counter() - begin, 2),
             "training_seconds": round(sum(row["seconds"] for row in history), 2),
-            "cpu_seconds": round(time.process_time(), 2),
-            "peak_memory_mb": round(peak_memory_mb(), 1),
+            "cpu_seconds": round(cpu_seconds, 2),
+            "peak_memory_mb": round(memory_mb, 1),
             "train_clips": len(dataset),
             "train_groups": len(set(dataset.groups)),
             "teacher_top1_on_training_clips": teacher_top1,
@@ -231,7 +261,7 @@ def _train(
 
 
 def _load_given(config: Config, settings: RunSettings, model: nn.Module, classes: list[str]) -> LoadReport | None:
-    """Loads the weights that replace the training or that it starts from, and says what became of them."""
+    """Loads the weights that replace the training or that it starts from; what became of them."""
     weights, start_from = settings.network.weights, settings.network.start_from
     given = weights or start_from
     if given is None:
@@ -244,8 +274,39 @@ def _load_given(config: Config, settings: RunSettings, model: nn.Module, classes
         layout=named and named.layout,
         complete=weights is not None,
     )
-    print(report, file=sys.stderr)
     return report
+
+
+def make_lighter(model: nn.Module, settings: RunSettings) -> None:
+    """Gradient checkpointing and compilation of a network that is to be trained, where they are asked for.
+
+    Raises ConfigError where they would not do what they say.
+    """
+    train = settings.train
+    if train.gradient_checkpointing:
+        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+            raise ConfigError(
+                f"train.gradient_checkpointing: {settings.network.model} has BatchNorm, whose statistics would count "
+                f"every clip twice; turn it off"
+            )
+        try:
+            model.set_grad_checkpointing()
+        except (AttributeError, AssertionError) as error:
+            raise ConfigError(
+                f"train.gradient_checkpointing: {settings.network.model} does not know it; turn it off"
+            ) from error
+    if train.compile:
+        if settings.distill is not None and settings.distill.features.weight:
+            raise ConfigError(
+                "train.compile: modulators cannot be watched in a compiled network; turn it off, or set "
+                "distill.features.weight: 0"
+            )
+        compile_network(model)
+
+
+def compile_network(network: nn.Module) -> None:
+    """Compiles a network where it is, so that its weights keep their names; stochastic depth draws as it did."""
+    network.compile(options={"fallback_random": True})
 
 
 def _leaves_one_clip(clips: int, train: TrainConfig) -> bool:
@@ -274,7 +335,7 @@ def _said_of(weights: Path) -> NetworkDescription | None:
 
 
 def _distillation(
-    student: nn.Module, teacher: Run, dataset: ClipDataset, settings: RunSettings, recipe: Recipe
+    processes: Processes, student: nn.Module, teacher: Run, dataset: ClipDataset, settings: RunSettings, recipe: Recipe
 ) -> tuple[DistillationTask, float]:
     """The distillation task, and the teacher's accuracy on the training clips.
 
@@ -288,24 +349,25 @@ def _distillation(
         with torch_seeded(settings.seed, "teacher head"):
             initialise_classifier(network, description)
     network = frozen(network.to(recipe.device))
+    if recipe.train.compile:
+        compile_network(network)
     labels = torch.tensor(dataset.labels)  # a copy: pandas gives an array that may not be written
 
     def inputs_of(view: int):
         order = list(range(len(dataset)))
-        for _, views, _ in iterate_training(
-            dataset, order, view, recipe.train.batch_size, drop_last=False, workers=recipe.train.workers
-        ):
+        size, workers = recipe.train.batch_size, recipe.train.workers
+        for _, views, _ in iterate_training(dataset, order, view, size, workers=workers, take=processes.share):
             yield normalise(views)
 
     mixing = recipe.train.mixup or recipe.train.cutmix
     if settings.distill.targets == "cached" and settings.input.views and not mixing:
-        with Progress("teacher's targets", settings.input.views) as progress:
+        with Progress("teacher's targets", settings.input.views, silent=not processes.first) as progress:
             views = (inputs_of(view) for view in progress.track(range(settings.input.views)))
-            targets = CachedTargets.compute(network, views, recipe.device)
+            targets = CachedTargets.compute(network, views, recipe.device, processes.gathered)
         logits = targets.logits
         accuracy = check_teacher(logits.flatten(0, 1), labels.repeat(len(logits)), str(weights), trained)
         return DistillationTask(student, targets, settings.distill), accuracy
-    first = CachedTargets.compute(network, [inputs_of(0)], recipe.device)
+    first = CachedTargets.compute(network, [inputs_of(0)], recipe.device, processes.gathered)
     accuracy = check_teacher(first.logits[0], labels, str(weights), trained)
     features: ModulatorProjection | None = None
     if settings.distill.features.weight:
@@ -315,6 +377,7 @@ def _distillation(
 
 
 def _fit(
+    processes: Processes,
     config: Config,
     run: Run,
     settings: RunSettings,
@@ -323,7 +386,7 @@ def _fit(
     dataset: ClipDataset,
     recipe: Recipe,
     checkpoint: Checkpoint,
-    tracker: Tracker,
+    tracker: Tracker | None,
 ) -> list[dict[str, Any]]:
     selecting = settings.train.report_epoch == "best_on_test"
     watched = settings.evaluated_on if selecting else "validation"
@@ -332,17 +395,19 @@ def _fit(
     evaluate = plan.evaluation(config, run)
 
     def validate(model: nn.Module) -> dict[str, float]:
-        predictions = predict_dataset(model, watched_clips, evaluate, recipe.device, settings.train.workers)
+        workers = settings.train.workers
+        predictions = predict_dataset(model, watched_clips, evaluate, recipe.device, workers, processes)
         return {f"{prefix}_{name}": value for name, value in scores_of(predictions).items()}
 
-    with Progress(run.name, settings.train.epochs) as progress:
+    with Progress(run.name, settings.train.epochs, silent=not processes.first) as progress:
 
         def on_epoch(row: dict[str, Any], epochs: int) -> None:
             shown = {"loss": f"{row['loss']:.3f}", "train top-1": f"{row['train_top1']:.1%}"}
             if f"{prefix}_top1" in row:
                 shown[f"{watched} top-1"] = f"{row[f'{prefix}_top1']:.1%}"
             progress.update(row["epoch"], ", ".join(f"{name} {value}" for name, value in shown.items()))
-            tracker.metrics({key: value for key, value in row.items() if key != "epoch"}, step=row["epoch"])
+            if tracker is not None:
+                tracker.metrics({key: value for key, value in row.items() if key != "epoch"}, step=row["epoch"])
 
         return fit(
             task,
@@ -351,6 +416,7 @@ def _fit(
             checkpoint,
             validate=validate if watched_clips is not None else None,
             best_by=f"{prefix}_top1" if selecting else None,
+            processes=processes,
             on_epoch=on_epoch,
         )
 

@@ -1,9 +1,11 @@
-"""The training loop: epochs of micro-batches, whatever the task."""
+"""The training loop: epochs of micro-batches, whatever the task and however many processes share them."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +18,9 @@ from dvfl.data.transforms import mix_batch, normalise
 from dvfl.distill.task import Batch, DistillationTask, SupervisedTask
 from dvfl.errors import UserError
 from dvfl.randomness import torch_seeded
+from dvfl.train.batch_norm import RunningStatistics
 from dvfl.train.checkpoint import Checkpoint
+from dvfl.train.distributed import ALONE, Processes, without_sync
 from dvfl.train.optimisation import build_optimizer, learning_rate
 
 History = list[dict[str, Any]]
@@ -41,7 +45,7 @@ def resolve(train: TrainConfig, seed: int, num_classes: int) -> Recipe:
     if name.startswith("cuda") and not has_gpu:
         raise ConfigError(f"train.device: {name!r} was asked for, but PyTorch finds no GPU; use auto or cpu")
     try:
-        device = torch.device(name)
+        device = torch.device("cuda" if name.startswith("cuda:") else name)  # a leased GPU is the only one it sees
     except RuntimeError as error:
         raise ConfigError(f"train.device: {name!r} is not a device; use auto, cpu, cuda or cuda:<n>") from error
     precision = train.precision if train.precision != "auto" else "bfloat16" if has_gpu else "float32"
@@ -56,6 +60,7 @@ def fit(
     *,
     validate: Validator | None = None,
     best_by: str | None = None,
+    processes: Processes = ALONE,
     on_epoch: Callable[[dict[str, Any], int], None] = lambda row, epochs: None,
 ) -> History:
     """Trains `task.model` in place and returns one row an epoch; goes on from the checkpoint if there is one.
@@ -63,6 +68,9 @@ def fit(
     `on_epoch(row, epochs)` is called after each epoch's checkpoint is safe. `validate(model)` may add columns. The
     model ends with the weights of the last epoch; with `best_by`, a column of `validate`, which then looks at every
     epoch, with those of the first of its best epochs.
+
+    The `processes` share the micro-batches of each step, end with the same model and return the same rows; the first
+    of them writes the checkpoints. All call `validate` and `on_epoch`.
     """
     model, trained, train = task.model, task.trained, recipe.train
     mixing = bool(train.mixup or train.cutmix)
@@ -72,13 +80,19 @@ def fit(
             f"train.batch_size: {train.batch_size} is more than the {len(dataset)} training clips, and mixup and "
             f"CutMix take whole batches only; make it smaller or turn them off"
         )
-    steps_per_epoch = -(-micro_batches // train.accumulate)
+    if processes.count > train.accumulate:
+        raise ConfigError(
+            f"train.accumulate: {train.accumulate} micro-batches of a step are too few for {processes.count} "
+            f"processes; raise it, or start fewer"
+        )
     optimizer = build_optimizer(trained, train)
-    history = checkpoint.load(trained, optimizer)
+    scaler = torch.amp.GradScaler(recipe.device.type, enabled=recipe.precision == torch.float16)
+    history = checkpoint.load(trained, optimizer, scaler)
+    epochs = _Epochs(task, dataset, recipe, optimizer, scaler, processes, micro_batches)
     for epoch in range(len(history), train.epochs):
         begin = time.perf_counter()
         row: dict[str, Any] = {"epoch": epoch + 1}
-        row |= _epoch(task, dataset, recipe, optimizer, epoch, micro_batches, steps_per_epoch)
+        row |= epochs.train(epoch)
         every = train.validate_every if best_by is None else 1
         if validate is not None and ((epoch + 1) % every == 0 or epoch + 1 == train.epochs):
             row |= validate(model)
@@ -86,51 +100,104 @@ def fit(
             checkpoint.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
         row["seconds"] = time.perf_counter() - begin
         history.append(row)
-        checkpoint.save(trained, optimizer, history)
+        if processes.first:
+            checkpoint.save(trained, optimizer, history, scaler)
         on_epoch(row, train.epochs)
     if checkpoint.best is not None:
         model.load_state_dict(checkpoint.best)
     return history
 
 
-def _epoch(
-    task: SupervisedTask | DistillationTask,
-    dataset: ClipDataset,
-    recipe: Recipe,
-    optimizer: torch.optim.Optimizer,
-    epoch: int,
-    micro_batches: int,
-    steps_per_epoch: int,
-) -> dict[str, float]:
-    """One pass over the clips; means over them, by name."""
-    train = recipe.train
-    task.model.train()
-    order = epoch_order(len(dataset), recipe.seed, epoch)
-    mixing = bool(train.mixup or train.cutmix)
-    batches = iterate_training(dataset, order, epoch, train.batch_size, drop_last=mixing, workers=train.workers)
-    sums: dict[str, float] = {}
-    seen, norm = 0, 0.0
-    for number, (positions, views, labels) in enumerate(batches):
-        step, part = divmod(number, train.accumulate)
-        if part == 0:
-            lr = learning_rate(epoch * steps_per_epoch + step, train.epochs * steps_per_epoch, train)
-            for group in optimizer.param_groups:
+@dataclass(frozen=True)
+class MicroBatch:
+    """A micro-batch as one process meets it."""
+
+    number: int  # in the epoch, over all processes
+    step: int  # of the epoch
+    in_step: int  # micro-batches of the step, over all processes
+    counts: bool  # False where the process has none of its own in the step
+    last: bool  # of those that this process has in the step
+
+
+def micro_batches_of(processes: Processes, micro_batches: int, accumulate: int) -> list[MicroBatch]:
+    """What this process does of an epoch's micro-batches: a contiguous share of each step's.
+
+    At the end of an epoch a step may have too few for all; who has none repeats the step's first, without weight, since
+    all take part when gradients are added up.
+    """
+    mine = []
+    for step, first in enumerate(range(0, micro_batches, accumulate)):
+        in_step = min(accumulate, micro_batches - first)
+        own = [first + part for part in processes.share(in_step)]
+        for number in own or [first]:
+            mine.append(MicroBatch(number, step, in_step, bool(own), number == (own or [first])[-1]))
+    return mine
+
+
+@dataclass
+class _Epochs:
+    """Passes over the clips."""
+
+    task: SupervisedTask | DistillationTask
+    dataset: ClipDataset
+    recipe: Recipe
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    processes: Processes
+    micro_batches: int  # of an epoch
+
+    def __post_init__(self) -> None:
+        train = self.recipe.train
+        self.mine = micro_batches_of(self.processes, self.micro_batches, train.accumulate)
+        self.steps = -(-self.micro_batches // train.accumulate)
+        self.objective = self.processes.parallel(self.task, self.recipe.device)
+        self.statistics = RunningStatistics(self.task.trained, self.processes)
+
+    def train(self, epoch: int) -> dict[str, float]:
+        """One pass over the clips; means over them, by name."""
+        recipe, train = self.recipe, self.recipe.train
+        self.task.model.train()
+        order = epoch_order(len(self.dataset), recipe.seed, epoch)
+        batches = iterate_training(
+            self.dataset,
+            order,
+            epoch,
+            train.batch_size,
+            drop_last=bool(train.mixup or train.cutmix),
+            workers=train.workers,
+            take=lambda _: [each.number for each in self.mine],
+        )
+        sums: dict[str, float] = {}
+        norm, steps = 0.0, 0
+        seen = in_step = 0
+        for micro_batch, (positions, views, labels) in zip(self.mine, batches, strict=True):
+            lr = learning_rate(epoch * self.steps + micro_batch.step, train.epochs * self.steps, train)
+            for group in self.optimizer.param_groups:
                 group["lr"] = lr
-        batch = _prepare(torch.from_numpy(positions), views, labels, recipe, epoch, number)
-        # A new address for every micro-batch: stochastic depth is the same after a resume.
-        with torch_seeded(recipe.seed, "forward", epoch, number), autocast(recipe):
-            losses = task(batch)
-        in_step = min(train.accumulate, micro_batches - step * train.accumulate)
-        (losses.total / in_step).backward()
-        for name, value in losses.parts.items():
-            sums[name] = sums.get(name, 0.0) + value * len(labels)
-        correct = (losses.logits.argmax(1) == batch.labels).sum().item()
-        sums["train_top1"] = sums.get("train_top1", 0.0) + correct
-        seen += len(labels)
-        if part == in_step - 1:
-            norm += _step(task.trained, optimizer, train, epoch)
-    means = {name: total / seen for name, total in sums.items()}
-    return {"lr": lr, **means, "grad_norm": norm / steps_per_epoch}
+            number = micro_batch.number
+            batch = _prepare(torch.from_numpy(positions), views, labels, recipe, epoch, number)
+            with nullcontext() if micro_batch.last else without_sync(self.objective):
+                # A new address for every micro-batch: stochastic depth is the same after a resume.
+                with torch_seeded(recipe.seed, "forward", epoch, number), autocast(recipe):
+                    losses = self.objective(batch)
+                share = losses.total / micro_batch.in_step
+                self.scaler.scale(share if micro_batch.counts else share * 0).backward()
+            clips = len(labels) if micro_batch.counts else 0
+            for name, value in losses.parts.items():
+                sums[name] = sums.get(name, 0.0) + value * clips
+            correct = (losses.logits.argmax(1) == batch.labels).sum().item()
+            sums["train_top1"] = sums.get("train_top1", 0.0) + correct * micro_batch.counts
+            seen += clips
+            in_step += micro_batch.counts
+            if micro_batch.last:
+                length = _step(self.task.trained, self.optimizer, self.scaler, train, epoch)
+                norm, steps = norm + (length or 0.0), steps + (length is not None)
+                self.statistics.combine(in_step)
+                in_step = 0
+        sums = self.processes.summed(sums | {"clips": seen})
+        seen = sums.pop("clips")
+        means = {name: total / seen for name, total in sums.items()}
+        return {"lr": lr, **means, "grad_norm": norm / max(1, steps)}
 
 
 def _prepare(positions: Tensor, views: Tensor, labels: Tensor, recipe: Recipe, epoch: int, number: int) -> Batch:
@@ -154,19 +221,30 @@ class Diverged(UserError):
     """The loss or its gradient is no longer a number."""
 
 
-def _step(trained: nn.Module, optimizer: torch.optim.Optimizer, train: TrainConfig, epoch: int) -> float:
-    """One optimiser step; the gradient's norm before clipping."""
+def _step(
+    trained: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    train: TrainConfig,
+    epoch: int,
+) -> float | None:
+    """One optimiser step; the gradient's norm before clipping, or None where it overflowed and the step is left out."""
+    scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(trained.parameters(), train.clip_grad_norm or float("inf")).item()
-    if norm != norm or norm == float("inf"):
+    finite = math.isfinite(norm)
+    # float16 overflows now and then, and the scale shrinks until it does not; below 1 it is not the scale.
+    if not finite and not (scaler.is_enabled() and scaler.get_scale() > 1):
         raise Diverged(
             f"the gradient is not finite in epoch {epoch + 1}: the training diverged; lower train.lr, "
             f"or set train.clip_grad_norm, or use precision float32"
         )
-    optimizer.step()
+    scaler.step(optimizer)
+    scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return norm
+    return norm if finite else None
 
 
 def autocast(recipe: Recipe) -> torch.autocast:
     """Mixed precision as the recipe says; float32 passes through."""
-    return torch.autocast(recipe.device.type, dtype=torch.bfloat16, enabled=recipe.precision == torch.bfloat16)
+    mixed = recipe.precision != torch.float32
+    return torch.autocast(recipe.device.type, dtype=recipe.precision if mixed else torch.bfloat16, enabled=mixed)

@@ -473,8 +473,8 @@ def stop_after(monkeypatch, epochs: int, error: BaseException) -> None:
     """Training ends in `error` once that many epochs have been saved."""
     save = Checkpoint.save
 
-    def stopping(self, model, optimizer, history):
-        save(self, model, optimizer, history)
+    def stopping(self, model, optimizer, history, scaler):
+        save(self, model, optimizer, history, scaler)
         if len(history) == epochs:
             raise error
 

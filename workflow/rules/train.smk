@@ -62,10 +62,11 @@ rule train:
     priority: 10  # others wait for teachers
     conda:
         "../../envs/dvfl.yaml"
-    threads: lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).train.threads
+    threads: lambda wc: steps.training_threads(CONFIG, RUNS[wc.run])
     resources:
         machine_cores=lambda wc, threads: threads,
-        mem_mb=2000,
+        mem_mb=lambda wc: 2000 * steps.training_processes(CONFIG, RUNS[wc.run]),
+        gpu=lambda wc: steps.training_gpus(CONFIG, RUNS[wc.run]),
     params:
         settings=lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).digest,
     message:
@@ -88,10 +89,11 @@ rule distil:
         run=DISTILLED,
     conda:
         "../../envs/dvfl.yaml"
-    threads: lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).train.threads
+    threads: lambda wc: steps.training_threads(CONFIG, RUNS[wc.run])
     resources:
         machine_cores=lambda wc, threads: threads,
-        mem_mb=2000,
+        mem_mb=lambda wc: 2000 * steps.training_processes(CONFIG, RUNS[wc.run]),
+        gpu=lambda wc: steps.training_gpus(CONFIG, RUNS[wc.run]),
     params:
         settings=lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).digest,
     message:
@@ -115,10 +117,11 @@ rule test:
         run=plan.any_of(OUTSIDE_STUDIES),
     conda:
         "../../envs/dvfl.yaml"
-    threads: lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).train.threads
+    threads: lambda wc: steps.training_threads(CONFIG, RUNS[wc.run])
     resources:
         machine_cores=lambda wc, threads: threads,
-        mem_mb=2000,
+        mem_mb=lambda wc: 2000 * steps.training_processes(CONFIG, RUNS[wc.run]),
+        gpu=lambda wc: steps.training_gpus(CONFIG, RUNS[wc.run]),
     params:
         views=lambda wc: steps.test_settings(CONFIG, RUNS[wc.run]),
     message:
