@@ -40,6 +40,7 @@ from dvfl.train.lineage import check_lineage, trained_on
 from dvfl.train.loop import Recipe, fit, resolve
 from dvfl.train.provenance import code_version, package_versions, peak_memory_mb
 from dvfl.train.resume import check_resumable, remove_begun, write_begun
+from dvfl.train.stopping import asked_to_stop
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def train_run(config: Config, run: Run, wait: bool = False, resume: Path | None 
     Killed at any moment and started again, it goes on after its last finished epoch and ends with the same bytes. A run
     that is there already, made with the same settings and inputs, is left as it is: the writer that was waited for made
     it. With `resume`, the folder of a stopped training, it goes on from there or not at all: CannotResume says what
-    changed. Raises LeaseTaken where another process works on the run and `wait` is off.
+    changed. Raises LeaseTaken where another process works on the run and `wait` is off, and Stopped after SIGTERM, once
+    the checkpoint is written.
     """
     settings, chosen = with_choices(config, run)
     inputs = input_hashes(config, run)
@@ -335,7 +337,7 @@ def _fit(
         predictions = predict_dataset(model, watched_clips, evaluate, recipe.device, settings.train.workers)
         return {f"{prefix}_{name}": value for name, value in scores_of(predictions).items()}
 
-    with Progress(run.name, settings.train.epochs) as progress:
+    with asked_to_stop() as stop, Progress(run.name, settings.train.epochs) as progress:
 
         def on_epoch(row: dict[str, Any], epochs: int) -> None:
             shown = {"loss": f"{row['loss']:.3f}", "train top-1": f"{row['train_top1']:.1%}"}
@@ -352,6 +354,7 @@ def _fit(
             validate=validate if watched_clips is not None else None,
             best_by=f"{prefix}_top1" if selecting else None,
             on_epoch=on_epoch,
+            stop=stop,
         )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from dvfl.config import ConfigError, TrainConfig
 from dvfl.data.clips import ClipDataset, epoch_order, iterate_training
 from dvfl.data.transforms import mix_batch, normalise
 from dvfl.distill.task import Batch, DistillationTask, SupervisedTask
-from dvfl.errors import UserError
+from dvfl.errors import Stopped, UserError
 from dvfl.randomness import torch_seeded
 from dvfl.train.checkpoint import Checkpoint
 from dvfl.train.optimisation import build_optimizer, learning_rate
@@ -57,12 +57,14 @@ def fit(
     validate: Validator | None = None,
     best_by: str | None = None,
     on_epoch: Callable[[dict[str, Any], int], None] = lambda row, epochs: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> History:
     """Trains `task.model` in place and returns one row an epoch; goes on from the checkpoint if there is one.
 
     `on_epoch(row, epochs)` is called after each epoch's checkpoint is safe. `validate(model)` may add columns. The
     model ends with the weights of the last epoch; with `best_by`, a column of `validate`, which then looks at every
-    epoch, with those of the first of its best epochs.
+    epoch, with those of the first of its best epochs. `stop()` is asked after every optimiser step: once it is true,
+    the checkpoint is written there, and Stopped raised.
     """
     model, trained, train = task.model, task.trained, recipe.train
     mixing = bool(train.mixup or train.cutmix)
@@ -76,9 +78,19 @@ def fit(
     optimizer = build_optimizer(trained, train)
     history = checkpoint.load(trained, optimizer)
     for epoch in range(len(history), train.epochs):
-        begin = time.perf_counter()
+        sums = _Sums(**(checkpoint.begun or {}))
+        checkpoint.begun = None
+        begin = time.perf_counter() - sums.seconds
         row: dict[str, Any] = {"epoch": epoch + 1}
-        row |= _epoch(task, dataset, recipe, optimizer, epoch, micro_batches, steps_per_epoch)
+        for _ in _epoch(task, dataset, recipe, optimizer, epoch, micro_batches, steps_per_epoch, sums):
+            if stop():
+                sums.seconds = time.perf_counter() - begin
+                checkpoint.save(trained, optimizer, history, begun=asdict(sums))
+                raise Stopped(
+                    f"asked to end in epoch {epoch + 1} of {train.epochs}, after {sums.micro_batches} of "
+                    f"{micro_batches} micro-batches; the same command goes on from there"
+                )
+        row |= sums.means(steps_per_epoch)
         every = train.validate_every if best_by is None else 1
         if validate is not None and ((epoch + 1) % every == 0 or epoch + 1 == train.epochs):
             row |= validate(model)
@@ -93,6 +105,24 @@ def fit(
     return history
 
 
+@dataclass
+class _Sums:
+    """What an epoch's optimiser steps add up to."""
+
+    micro_batches: int = 0
+    clips: int = 0
+    losses: dict[str, float] = field(default_factory=dict)
+    correct: int = 0
+    grad_norm: float = 0.0
+    lr: float = 0.0
+    seconds: float = 0.0
+
+    def means(self, steps: int) -> dict[str, float]:
+        """Means over the clips, by name; of the gradient's norm over the steps."""
+        means = {name: total / self.clips for name, total in self.losses.items()}
+        return {"lr": self.lr, **means, "train_top1": self.correct / self.clips, "grad_norm": self.grad_norm / steps}
+
+
 def _epoch(
     task: SupervisedTask | DistillationTask,
     dataset: ClipDataset,
@@ -101,21 +131,20 @@ def _epoch(
     epoch: int,
     micro_batches: int,
     steps_per_epoch: int,
-) -> dict[str, float]:
-    """One pass over the clips; means over them, by name."""
+    sums: _Sums,
+) -> Iterator[None]:
+    """One pass over the clips, from where `sums` ends; hands over after each optimiser step."""
     train = recipe.train
     task.model.train()
-    order = epoch_order(len(dataset), recipe.seed, epoch)
+    order = epoch_order(len(dataset), recipe.seed, epoch)[sums.micro_batches * train.batch_size :]
     mixing = bool(train.mixup or train.cutmix)
     batches = iterate_training(dataset, order, epoch, train.batch_size, drop_last=mixing, workers=train.workers)
-    sums: dict[str, float] = {}
-    seen, norm = 0, 0.0
-    for number, (positions, views, labels) in enumerate(batches):
+    for number, (positions, views, labels) in enumerate(batches, start=sums.micro_batches):
         step, part = divmod(number, train.accumulate)
         if part == 0:
-            lr = learning_rate(epoch * steps_per_epoch + step, train.epochs * steps_per_epoch, train)
+            sums.lr = learning_rate(epoch * steps_per_epoch + step, train.epochs * steps_per_epoch, train)
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = sums.lr
         batch = _prepare(torch.from_numpy(positions), views, labels, recipe, epoch, number)
         # A new address for every micro-batch: stochastic depth is the same after a resume.
         with torch_seeded(recipe.seed, "forward", epoch, number), autocast(recipe):
@@ -123,14 +152,13 @@ def _epoch(
         in_step = min(train.accumulate, micro_batches - step * train.accumulate)
         (losses.total / in_step).backward()
         for name, value in losses.parts.items():
-            sums[name] = sums.get(name, 0.0) + value * len(labels)
-        correct = (losses.logits.argmax(1) == batch.labels).sum().item()
-        sums["train_top1"] = sums.get("train_top1", 0.0) + correct
-        seen += len(labels)
+            sums.losses[name] = sums.losses.get(name, 0.0) + value * len(labels)
+        sums.correct += int((losses.logits.argmax(1) == batch.labels).sum())
+        sums.clips += len(labels)
+        sums.micro_batches += 1
         if part == in_step - 1:
-            norm += _step(task.trained, optimizer, train, epoch)
-    means = {name: total / seen for name, total in sums.items()}
-    return {"lr": lr, **means, "grad_norm": norm / steps_per_epoch}
+            sums.grad_norm += _step(task.trained, optimizer, train, epoch)
+            yield
 
 
 def _prepare(positions: Tensor, views: Tensor, labels: Tensor, recipe: Recipe, epoch: int, number: int) -> Batch:

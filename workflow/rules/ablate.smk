@@ -17,10 +17,9 @@ rule trial:
         run=plan.any_of(name for name, run in RUNS.items() if run.study),
     conda:
         "../../envs/dvfl.yaml"
-    threads: lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).train.threads
+    threads: lambda wc: needs.training_cores(RUNS[wc.run])
     resources:
-        machine_cores=lambda wc, threads: threads,
-        mem_mb=2000,
+        **needs("trial", RUNS),
     params:
         settings=lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).digest,
         evaluate=lambda wc: plan.evaluation(CONFIG, RUNS[wc.run]).model_dump(),
@@ -40,8 +39,7 @@ rule choose:
     conda:
         "../../envs/dvfl.yaml"
     resources:
-        machine_cores=1,
-        mem_mb=1000,
+        **needs("choose"),
     message:
         "What {wildcards.study} chooses on the validation subset of {wildcards.dataset}"
     shell:

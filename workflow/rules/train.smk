@@ -15,8 +15,7 @@ rule tracking:
     conda:
         "../../envs/dvfl.yaml"
     resources:
-        machine_cores=1,
-        mem_mb=1000,
+        **needs("tracking"),
     params:
         tracking=CONFIG.tracking.model_dump(),
         studies=plan.studies_to_track(CONFIG),
@@ -36,8 +35,7 @@ rule fetch_weights:
     conda:
         "../../envs/dvfl.yaml"
     resources:
-        machine_cores=1,
-        mem_mb=1000,
+        **needs("fetch_weights"),
     params:
         name=lambda wc: WEIGHTS[wc.file],
         definition=lambda wc: steps.definition_of_weights(CONFIG, WEIGHTS[wc.file]),
@@ -62,10 +60,9 @@ rule train:
     priority: 10  # others wait for teachers
     conda:
         "../../envs/dvfl.yaml"
-    threads: lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).train.threads
+    threads: lambda wc: needs.training_cores(RUNS[wc.run])
     resources:
-        machine_cores=lambda wc, threads: threads,
-        mem_mb=2000,
+        **needs("train", RUNS),
     params:
         settings=lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).digest,
     message:
@@ -88,10 +85,9 @@ rule distil:
         run=DISTILLED,
     conda:
         "../../envs/dvfl.yaml"
-    threads: lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).train.threads
+    threads: lambda wc: needs.training_cores(RUNS[wc.run])
     resources:
-        machine_cores=lambda wc, threads: threads,
-        mem_mb=2000,
+        **needs("distil", RUNS),
     params:
         settings=lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).digest,
     message:
@@ -115,10 +111,9 @@ rule test:
         run=plan.any_of(OUTSIDE_STUDIES),
     conda:
         "../../envs/dvfl.yaml"
-    threads: lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).train.threads
+    threads: lambda wc: needs.training_cores(RUNS[wc.run])
     resources:
-        machine_cores=lambda wc, threads: threads,
-        mem_mb=2000,
+        **needs("test", RUNS),
     params:
         views=lambda wc: steps.test_settings(CONFIG, RUNS[wc.run]),
     message:
@@ -143,8 +138,7 @@ rule score:
     conda:
         "../../envs/dvfl.yaml"
     resources:
-        machine_cores=1,
-        mem_mb=1000,
+        **needs("score"),
     params:
         resamples=CONFIG.evaluate.resamples,
     message:
@@ -167,8 +161,7 @@ rule motion_check:
     conda:
         "../../envs/dvfl.yaml"
     resources:
-        machine_cores=1,
-        mem_mb=2000,
+        **needs("motion_check", RUNS),
     message:
         "Is the class in the motion? Asking {wildcards.run}"
     shell:
