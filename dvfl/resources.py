@@ -39,7 +39,6 @@ class Needs:
 # Minutes are what is safe and not what is likely. Fetching: 2 MB a clip at 25 Mbit/s. Index and fingerprints: 20 clips
 # a second and core, of 108 measured on UCF101 for the index.
 NEEDS = {
-    "arrive": Needs(200, 0, cores=0),
     "tracking": Needs(1000, 15),
     "fetch_weights": Needs(1000, 60),
     "fetch_shard": Needs(1000, 60, per_1000_clips=10),
@@ -91,6 +90,10 @@ class Resources:
     def measuring_cores(self, rule: str) -> int:
         """Of a job that nothing may run beside; on a cluster the profile asks for a node of its own."""
         return NEEDS[rule].cores if self.all_cores is None else self.all_cores
+
+    def timed_cores(self, threads: int) -> int:
+        """Of its threads, those that a measuring job really has."""
+        return threads if self.machine_cores is None else usable_cores(threads)
 
     def training_cores(self, run: Run) -> int:
         """Threads of the training; on a cluster, where nobody else lends a core, its decoding processes as well."""
@@ -144,7 +147,7 @@ def usable_cores(asked: int | None) -> int:
 
 
 def clips_of(definition: DatasetDefinition) -> int:
-    """About how many clips a data set has, before there is an index: what its owner says, or the files of its folder."""
+    """About how many clips a data set has, before there is an index: as its owner says, or the files of its folder."""
     if definition.kind == "motions":
         from dvfl.data.motions import CLASSES
 

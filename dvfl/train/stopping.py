@@ -1,4 +1,4 @@
-"""SIGTERM as a question: what a scheduler sends before it takes a node back, or when the time it gave is nearly over."""
+"""SIGTERM as a question: what a scheduler sends before it takes a node back, or a time limit is near."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ rule profile:
         **needs("profile"),
     params:
         settings=lambda wc: steps.profile_settings(CONFIG, wc.model),
-        timed_threads=needs.cores("profile"),
+        timed_threads=lambda wc, threads: needs.timed_cores(threads),
     message:
         "Measuring {wildcards.model}, alone on the machine"
     shell:
@@ -39,7 +39,7 @@ rule profile_larger_batches:
     params:
         settings=lambda wc: steps.profile_settings(CONFIG, wc.model),
         batches=CONFIG.profile.larger_batches,
-        timed_threads=needs.cores("profile_larger_batches"),
+        timed_threads=lambda wc, threads: needs.timed_cores(threads),
     message:
         "Measuring {wildcards.model} at larger batches, alone on the machine"
     shell:
