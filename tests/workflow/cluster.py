@@ -51,7 +51,7 @@ GRES = "AutoDetect=off\nName=gpu File=/dev/null\nName=gpu File=/dev/zero\n"
 
 def why_not() -> str | None:
     """Why no cluster can be started here; None where one can."""
-    missing = [each for each in ("munged", "slurmctld", "slurmd", "sbatch", "runuser") if shutil.which(each) is None]
+    missing = [each for each in ("munged", "slurmctld", "slurmd", "sbatch") if shutil.which(each) is None]
     if missing:
         return f"SLURM is not installed: no {', '.join(missing)}; on Debian: apt-get install slurmctld slurmd munge"
     if os.geteuid() != 0:
@@ -77,12 +77,12 @@ def slurm(folder: Path) -> Iterator[None]:
         if not Path("/run/munge/munge.socket.2").exists() or _fails("munge", "-n"):
             Path("/run/munge").mkdir(exist_ok=True)
             shutil.chown("/run/munge", "munge", "munge")
-            daemons.append(_start(folder, "runuser", "-u", "munge", "--", "munged", "--foreground", "--force"))
+            daemons.append(_start(folder, "munged", "--foreground", "--force", user="munge"))
             _wait(lambda: not _fails("munge", "-n"), folder)
         daemons.append(_start(folder, "slurmctld", "-D"))
         _wait(lambda: not _fails("scontrol", "ping"), folder)
         daemons.append(_start(folder, "slurmd", "-D"))
-        _wait(lambda: _said("sinfo", "--noheader", "--format=%T").split() == ["idle", "idle"], folder)
+        _wait(lambda: set(_said("sinfo", "--noheader", "--format=%T").split()) == {"idle"}, folder)
         yield
     finally:
         if len(daemons) > 1:
@@ -99,9 +99,11 @@ def slurm(folder: Path) -> Iterator[None]:
             (FOLDER / name).unlink(missing_ok=True)
 
 
-def _start(folder: Path, *command: str) -> subprocess.Popen:
-    with (folder / f"{Path(command[0]).name}.out").open("w") as out:
-        return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+def _start(folder: Path, *command: str, user: str = "root") -> subprocess.Popen:
+    with (folder / f"{command[0]}.out").open("w") as out:
+        return subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, user=user, group=user
+        )
 
 
 def _free_ports() -> int:

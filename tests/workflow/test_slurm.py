@@ -47,12 +47,13 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def profile(tmp_path: Path) -> Path:
-    """The profile, copied, its three lines set, for a small cluster and an impatient user."""
+    """The profile, copied, its three lines set, for a small cluster and an impatient user who quotes no latency."""
     folder = tmp_path / "profile"
     shutil.copytree(PROJECT / "workflow/profiles/slurm", folder)
     file = folder / "config.yaml"
     text = re.sub(r"(?m)^  slurm_account:.*\n", "", file.read_text())
     text = text.replace("max-threads: 8", "max-threads: 2").replace("status-checks: 30", "status-checks: 3")
+    text = text.replace("'--exclusive'", "''")
     file.write_text(text)
     return folder
 
@@ -62,7 +63,7 @@ def settings(clips: Path, teacher_epochs: int) -> dict:
     config = small_config(clips) | {"seeds": [0], "chosen_by": []}
     config["ablation"] = {"run": [], "studies": dict.fromkeys(["epochs", "alpha_temperature", "labelled_clips"])}
     config["ablation"]["studies"]["protocol_effects"] = None
-    config["profile"] |= {"paper_models": [], "batch_sizes": [1], "repeats_small": 2}
+    config["profile"] |= {"paper_models": [], "batch_sizes": [1]}
     config["teacher"]["train"] = {"epochs": teacher_epochs, "lr": 0.002}
     return config
 
@@ -71,19 +72,32 @@ def snakemake_command(folder: Path) -> list[str | Path]:
     return [sys.executable, "-m", "snakemake", "--snakefile", PROJECT / "Snakefile", "--directory", folder]
 
 
-def start(folder: Path, *arguments: str | Path) -> subprocess.Popen:
-    """Snakemake on the project's Snakefile in a folder; what it says goes to the folder's said.log."""
-    environment = {key: value for key, value in os.environ.items() if key != "DVFL_CONFIG"}
-    environment["PYTHONPATH"] = str(PROJECT)
-    with (folder / "said.log").open("a") as log:
-        return subprocess.Popen(
-            [*snakemake_command(folder), *arguments],
-            cwd=folder,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen]]:
+    """Starts Snakemake on the project's Snakefile in a folder; what it says goes to the folder's said.log."""
+    started: list[subprocess.Popen] = []
+
+    def begin(folder: Path, *arguments: str | Path) -> subprocess.Popen:
+        environment = {key: value for key, value in os.environ.items() if key != "DVFL_CONFIG"}
+        environment["PYTHONPATH"] = str(PROJECT)
+        with (folder / "said.log").open("a") as log:
+            started.append(
+                subprocess.Popen(
+                    [*snakemake_command(folder), *arguments],
+                    cwd=folder,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    start_new_session=True,
+                )
+            )
+        return started[-1]
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def wait_until(what: Callable[[], object], process: subprocess.Popen, folder: Path, seconds: float = 400) -> object:
@@ -127,7 +141,7 @@ def table(folder: Path) -> pd.DataFrame:
     return rows
 
 
-def test_a_cluster_that_loses_processes_ends_in_the_tables_of_a_local_run(slurm, clips, profile, tmp_path):
+def test_a_cluster_that_loses_processes_ends_in_the_tables_of_a_local_run(slurm, clips, profile, start, tmp_path):
     local, remote = tmp_path / "local", tmp_path / "remote"
     for folder in (local, remote):
         folder.mkdir()
