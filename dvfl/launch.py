@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,9 @@ def config_for_jobs(raw: Mapping[str, Any], workflow: Any) -> Config:
     submitted = None if workflow.is_main_process else os.environ.get("DVFL_CONFIG")
     if submitted is not None:
         raw = read_yaml(submitted)
+    else:
+        # What jobs of an earlier Snakemake make after this is not made anew.
+        os.environ["DVFL_BEGAN"] = str(time.time())
     with own_lines():
         config = check_config(raw)
         steps.check_before_work(config)

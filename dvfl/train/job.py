@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -80,15 +82,58 @@ def train_run(config: Config, run: Run, wait: bool = False, resume: Path | None 
         if _is_there(run, key):
             print(f"{run.name}: is there already, made with the same settings and inputs", file=sys.stderr)
             return
+        if made_meanwhile(run, checkpoint.path.parent):
+            print(f"{run.name}: was made meanwhile, with the same settings and inputs", file=sys.stderr)
+            return
         write_begun(checkpoint, settings, inputs)
         with open_tracker(config, run, key, rule) as tracker:
             _train(config, run, settings, chosen, inputs, checkpoint, tracker)
+        keep_for_others(run, checkpoint.path.parent)
         checkpoint.remove()
         remove_begun(checkpoint)
 
 
+OUTPUTS = ("weights.safetensors", "history.csv", "run.json")
+
+
+def keep_for_others(run: Run, resume: Path) -> None:
+    """Keeps the run's files, as links that take no space, for a job that was queued for the same run meanwhile.
+
+    Snakemake removes a job's outputs when the job starts: one that waited in a cluster's queue, submitted after the
+    Snakemake of this one was killed, would find nothing and train again.
+    """
+    for earlier in resume.parent.glob("*/finished"):
+        shutil.rmtree(earlier)
+    finished = resume / "finished"
+    finished.mkdir(parents=True)
+    for name in OUTPUTS:
+        _link(run.directory / name, finished / name)
+
+
+def made_meanwhile(run: Run, resume: Path) -> bool:
+    """Puts back what another job has made since the Snakemake began that wants it; says whether there was any."""
+    finished, began = resume / "finished", os.environ.get("DVFL_BEGAN")
+    if began is None or not all((finished / name).exists() for name in OUTPUTS):
+        return False
+    if finished.stat().st_mtime < float(began):  # it is to be made anew
+        return False
+    run.directory.mkdir(parents=True, exist_ok=True)
+    for name in OUTPUTS:
+        (run.directory / name).unlink(missing_ok=True)
+        _link(finished / name, run.directory / name)
+    return True
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file by another name; a copy where the disk knows no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def _is_there(run: Run, key: str) -> bool:
-    files = [run.directory / name for name in ("weights.safetensors", "history.csv", "run.json")]
+    files = [run.directory / name for name in OUTPUTS]
     return all(file.exists() for file in files) and read_json(files[-1])["key"] == key
 
 

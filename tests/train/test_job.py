@@ -647,6 +647,19 @@ def test_sigterm_saves_leaves_with_75_and_goes_on_to_the_same_bytes(project, ano
     assert_same(outcome(project.train("student", values)), resumed)
 
 
+def test_what_another_job_made_meanwhile_is_not_made_again(project, monkeypatch):
+    """A job waited in a cluster's queue while one of a killed Snakemake made its run; Snakemake removes its outputs."""
+    before = time.time() - 1
+    directory = project.train("student")
+    made = {name: (directory / name).read_bytes() for name in FILES}
+    for began, again in ((before, False), (time.time() + 1, True)):
+        monkeypatch.setenv("DVFL_BEGAN", str(began))
+        shutil.rmtree(directory)
+        assert project.train("student") == directory
+        assert ((directory / "run.json").read_bytes() != made["run.json"]) == again
+        assert (directory / "weights.safetensors").read_bytes() == made["weights.safetensors"]
+
+
 def test_killed_and_interrupted_processes_end_in_the_same_bytes(project, another_folder, dvfl_command, monkeypatch):
     values = {"student": {"train": {"epochs": 60}}}
     killed = another_folder(project, "killed")
