@@ -145,7 +145,7 @@ def test_a_cluster_that_loses_processes_ends_in_the_tables_of_a_local_run(slurm,
     local, remote = tmp_path / "local", tmp_path / "remote"
     for folder in (local, remote):
         folder.mkdir()
-        (folder / "small.yaml").write_text(yaml.safe_dump(settings(clips, teacher_epochs=60)))
+        (folder / "small.yaml").write_text(yaml.safe_dump(settings(clips, teacher_epochs=40)))
     on_slurm = ["--workflow-profile", profile, "--configfile", remote / "small.yaml"]
 
     first = start(remote, *on_slurm)
