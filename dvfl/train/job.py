@@ -100,8 +100,10 @@ def keep_for_others(run: Run, resume: Path) -> None:
     """Keeps the run's files, as links that take no space, for a job that was queued for the same run meanwhile.
 
     Snakemake removes a job's outputs when the job starts: one that waited in a cluster's queue, submitted after the
-    Snakemake of this one was killed, would find nothing and train again.
+    Snakemake of this one was killed, would find nothing and train again. Outside a pipeline nobody waits.
     """
+    if "DVFL_BEGAN" not in os.environ:
+        return
     for earlier in resume.parent.glob("*/finished"):
         shutil.rmtree(earlier)
     finished = resume / "finished"
