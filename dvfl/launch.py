@@ -142,21 +142,24 @@ def restrict_to_machine(workflow: Any) -> None:
 
 
 def check_partitions(workflow: Any) -> None:
-    """SLURM partitions that the profile names, looked up before anything is submitted. Raises UserError."""
+    """SLURM partitions that the profile names, looked up before anything is submitted. Exits with one line."""
     if not (workflow.is_main_process and on_cluster(workflow) and shutil.which("sinfo")):
         return
     asked = workflow.resource_settings
     resources = [asked.default_resources, *asked.overwrite_resources.values()]
-    named = {part for each in resources for part in _names(each.get("slurm_partition"))}
-    said = subprocess.run(["sinfo", "--noheader", "--format=%R"], capture_output=True, text=True)
-    known = sorted(set(said.stdout.split()))
-    if said.returncode or not known:
-        raise UserError(f"SLURM does not answer: {said.stderr.strip() or 'sinfo names no partition'}; see to it first")
-    if wrong := sorted(named - set(known)):
-        raise UserError(
-            f"slurm_partition: this cluster has no partition {', '.join(map(repr, wrong))}; it has "
-            f"{', '.join(known)}; name one of them in the profile's config.yaml"
-        )
+    with own_lines():
+        named = {part for each in resources for part in _names(each.get("slurm_partition"))}
+        said = subprocess.run(["sinfo", "--noheader", "--format=%R"], capture_output=True, text=True)
+        known = sorted(set(said.stdout.split()))
+        if said.returncode or not known:
+            raise UserError(
+                f"SLURM does not answer: {said.stderr.strip() or 'sinfo names no partition'}; see to it first"
+            )
+        if wrong := sorted(named - set(known)):
+            raise UserError(
+                f"slurm_partition: this cluster has no partition {', '.join(map(repr, wrong))}; it has "
+                f"{', '.join(known)}; name one of them in the profile's config.yaml"
+            )
 
 
 def _names(partition: Any) -> list[str]:

@@ -14,7 +14,6 @@ from snakemake.resources import Resource
 
 from dvfl import launch, plan
 from dvfl.config import PROJECT, load_config
-from dvfl.errors import UserError
 from dvfl.resources import NEEDS, Resources, usable_cores
 
 DEFAULT, PAPER = PROJECT / "config/config.yaml", PROJECT / "config/paper.yaml"
@@ -112,15 +111,18 @@ def sinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
-def test_a_partition_that_does_not_exist_is_named_before_anything_is_submitted(sinfo):
+def test_a_partition_that_does_not_exist_is_named_before_anything_is_submitted(sinfo, capsys):
     right, wrong = (Resource("slurm_partition", lambda wildcards: "", raw=name) for name in ("'cpu,gpu'", "'fast'"))
     launch.check_partitions(workflow(nodes=4, train={"slurm_partition": right}))
     launch.check_partitions(workflow(train={"slurm_partition": wrong}))  # runs here: no partition matters
-    with pytest.raises(UserError, match=r"no partition 'fast'; it has cpu, gpu; name one of them in the profile's"):
+    with pytest.raises(SystemExit):
         launch.check_partitions(workflow(nodes=4, train={"slurm_partition": wrong}))
+    said = "no partition 'fast'; it has cpu, gpu; name one of them in the profile's config.yaml"
+    assert capsys.readouterr().err == f"dvfl: slurm_partition: this cluster has {said}\n"
     sinfo.write_text("#!/bin/sh\necho slurm_load_partitions: Unable to contact slurm controller >&2; exit 1\n")
-    with pytest.raises(UserError, match="SLURM does not answer: slurm_load_partitions: Unable to contact"):
+    with pytest.raises(SystemExit):
         launch.check_partitions(workflow(nodes=4, train={"slurm_partition": right}))
+    assert "SLURM does not answer: slurm_load_partitions: Unable to contact" in capsys.readouterr().err
 
 
 def test_profiles_name_rules_that_there_are():

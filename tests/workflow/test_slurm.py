@@ -173,3 +173,18 @@ def test_a_cluster_that_loses_processes_ends_in_the_tables_of_a_local_run(slurm,
         one, other = ((folder / RUNS / arm / "seed0/weights.safetensors").read_bytes() for folder in (remote, local))
         assert one == other, arm
     pd.testing.assert_frame_equal(table(remote), table(local))
+
+
+def test_sigterm_from_slurm_reaches_the_training_which_saves_and_goes_on(slurm, clips, profile, start, tmp_path):
+    """As before a time limit: `--signal=TERM@300` of the profile sends to the job's steps what scancel sends here."""
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(settings(clips, teacher_epochs=60)))
+    target = RUNS / "teacher/seed0/weights.safetensors"
+    pipeline = start(tmp_path, "--workflow-profile", profile, "--configfile", tmp_path / "small.yaml", "--", target)
+    wait_until(lambda: checkpoint(tmp_path, "teacher"), pipeline, tmp_path)
+    subprocess.run(["scancel", "--signal=TERM", "--user=root"], check=True)
+    said = finish(pipeline, tmp_path)
+    assert "Trying to restart job" in said
+    (log, *_) = sorted(tmp_path.glob("results/logs/slurm/rule_train/*/*.log"))
+    stopped = re.search(r"asked to end in epoch (\d+) of 60", log.read_text())
+    assert stopped, log.read_text()[-3000:]
+    assert len(pd.read_csv(tmp_path / RUNS / "teacher/seed0/history.csv")) == 60
