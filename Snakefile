@@ -1,7 +1,7 @@
 """DVFL-Net from clips to tables. Every rule's work is one `dvfl` command; what there is to run is in dvfl/plan.py."""
 
 from dvfl import plan, steps
-from dvfl.launch import config_for_jobs, restrict_to_machine, usable_cores
+from dvfl.launch import check_partitions, config_for_jobs, resources_of, restrict_to_machine
 
 
 configfile: f"{workflow.basedir}/config/config.yaml"
@@ -10,8 +10,13 @@ configfile: f"{workflow.basedir}/config/config.yaml"
 report: "workflow/report/workflow.rst"
 
 
-CONFIG = config_for_jobs(config)
+CONFIG = config_for_jobs(config, workflow)
+needs = resources_of(workflow, CONFIG)
 restrict_to_machine(workflow)
+check_partitions(workflow)
+
+# SLURM sends SIGTERM to every process of a job. The shell and `tee` outlive it, so that the command can say and save.
+shell.prefix("set -euo pipefail; trap '' TERM; ")
 
 
 wildcard_constraints:

@@ -357,7 +357,10 @@ wait_option = click.option(
 )
 @wait_option
 def train(config: Config, run: str | None, folder: Path | None, wait: bool) -> None:
-    """Train or distil a run; goes on where a killed one was, and starts afresh where settings or inputs changed."""
+    """Train or distil a run; goes on where a killed one was, and starts afresh where settings or inputs changed.
+
+    On SIGTERM it saves where it is, within the epoch, and exits with 75.
+    """
     from dvfl.plan import parse_run
     from dvfl.train.job import train_run
     from dvfl.train.resume import run_directory
@@ -656,9 +659,12 @@ def results(files: tuple[Path, ...], cores: int | None, targets: tuple[str, ...]
 
 def main() -> None:
     """Runs a command; what the user can mend ends in one line, not in a traceback."""
+    import signal
+
     from dvfl.errors import UserError, is_users_to_mend
     from dvfl.files import explain
 
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the jobs' shell ignores it, so that its commands can decide
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:
@@ -673,4 +679,4 @@ def main() -> None:
         text = str(error) if isinstance(error, UserError) else explain(error)
         for line in text.splitlines() or [repr(error)]:
             say(f"dvfl: {line}")
-        sys.exit(1)
+        sys.exit(error.exit_code if isinstance(error, UserError) else 1)

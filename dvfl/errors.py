@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 # What the system refuses where a disk is full or a folder may not be written.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
@@ -10,6 +11,17 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, err
 
 class UserError(Exception):
     """Something outside the code is wrong. The message says what, where, and what to do."""
+
+    exit_code = 1
+
+
+class Stopped(UserError):
+    """The work was asked to end, by SIGTERM: what is done is saved, and the same command goes on from there.
+
+    Commands leave with exit code 75, "try again later" (EX_TEMPFAIL of sysexits.h), so that a scheduler can tell.
+    """
+
+    exit_code = os.EX_TEMPFAIL
 
 
 def is_users_to_mend(error: BaseException) -> bool:

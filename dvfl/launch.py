@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +19,40 @@ from filelock import FileLock, Timeout
 
 from dvfl import plan, steps
 from dvfl.config import PROJECT, Config, check_config, digest
+from dvfl.config.loading import read_yaml
 from dvfl.errors import UserError
 from dvfl.files import atomic
+from dvfl.resources import Resources, usable_cores
 from dvfl.train.devices import visible_gpus
 
 
-def config_for_jobs(raw: Mapping[str, Any]) -> Config:
+@contextmanager
+def own_lines() -> Iterator[None]:
+    """Exits with the lines of a user's mistake alone: Snakemake would bury them in places of the code."""
+    try:
+        yield
+    except UserError as error:
+        print("\n".join(f"dvfl: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        sys.exit(1)
+
+
+def config_for_jobs(raw: Mapping[str, Any], workflow: Any) -> Config:
     """The checked config of plain values, stored where the `dvfl` commands of the jobs find it.
 
     The file's name is its content's hash, so that a dry run with another config never changes what a running job
-    reads. The commands find the file, and are found themselves, through the environment that jobs inherit. Exits where
-    the config or the data are wrong, with a line for each mistake.
+    reads. The commands find the file, and are found themselves, through the environment that jobs inherit. A job that
+    parses the Snakefile again, as on a cluster's node, takes the config that it was submitted with, whatever has become
+    of the user's files meanwhile. Exits where the config or the data are wrong, with a line for each mistake.
     """
-    try:
+    submitted = None if workflow.is_main_process else os.environ.get("DVFL_CONFIG")
+    if submitted is not None:
+        raw = read_yaml(submitted)
+    else:
+        # What jobs of an earlier Snakemake make after this is not made anew.
+        os.environ["DVFL_BEGAN"] = str(time.time())
+    with own_lines():
         config = check_config(raw)
         steps.check_before_work(config)
-    except UserError as error:  # its own lines alone: Snakemake would bury them in places of the code
-        print("\n".join(f"dvfl: {line}" for line in str(error).splitlines()), file=sys.stderr)
-        sys.exit(1)
     file = plan.RESULTS / f".config/{digest(raw)}.yaml"
     if not file.exists():
         with atomic(file) as partial:
@@ -41,11 +60,6 @@ def config_for_jobs(raw: Mapping[str, Any]) -> Config:
     os.environ["DVFL_CONFIG"] = str(file)
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return config
-
-
-def usable_cores(asked: int | None) -> int:
-    """Cores for one job: what was asked for, but no more than this machine lets us use."""
-    return max(1, min(asked or 1, len(psutil.Process().cpu_affinity() or [1])))
 
 
 def run_pipeline(cores: int | None, files: Sequence[Path], targets: Sequence[str]) -> int:
@@ -109,12 +123,22 @@ def _snakemake_here() -> int | None:
     return None
 
 
+def on_cluster(workflow: Any) -> bool:
+    """Whether jobs run elsewhere. Snakemake names the executor only after the Snakefile was read; --jobs tells."""
+    return workflow.remote_exec or workflow.resource_settings.nodes is not None
+
+
+def resources_of(workflow: Any, config: Config) -> Resources:
+    """What the rules ask for, here or on a cluster."""
+    return Resources(config, None if on_cluster(workflow) else workflow.cores)
+
+
 def restrict_to_machine(workflow: Any) -> None:
     """Lets no more run at once here than the machine has cores and GPUs, whatever --cores says.
 
     Each rule claims `machine_cores`, and those that train `gpu`; on a cluster the scheduler sees to it instead.
     """
-    if not workflow.local_exec:
+    if on_cluster(workflow):
         return
     machine = {"machine_cores": usable_cores(os.cpu_count())}
     if shutil.which("nvidia-smi"):  # elsewhere jobs wait for each other's GPUs themselves
@@ -122,3 +146,30 @@ def restrict_to_machine(workflow: Any) -> None:
     for name, count in machine.items():
         if name not in workflow.global_resources:
             workflow.register_resource(name, count)
+
+
+def check_partitions(workflow: Any) -> None:
+    """SLURM partitions that the profile names, looked up before anything is submitted. Exits with one line."""
+    if not (workflow.is_main_process and on_cluster(workflow) and shutil.which("sinfo")):
+        return
+    asked = workflow.resource_settings
+    resources = [asked.default_resources, *asked.overwrite_resources.values()]
+    with own_lines():
+        named = {part for each in resources for part in _names(each.get("slurm_partition"))}
+        said = subprocess.run(["sinfo", "--noheader", "--format=%R"], capture_output=True, text=True)
+        known = sorted(set(said.stdout.split()))
+        if said.returncode or not known:
+            raise UserError(
+                f"SLURM does not answer: {said.stderr.strip() or 'sinfo names no partition'}; see to it first"
+            )
+        if wrong := sorted(named - set(known)):
+            raise UserError(
+                f"slurm_partition: this cluster has no partition {', '.join(map(repr, wrong))}; it has "
+                f"{', '.join(known)}; name one of them in the profile's config.yaml"
+            )
+
+
+def _names(partition: Any) -> list[str]:
+    """Partitions that a profile's value names, by comma; none where it names none, or is an expression."""
+    text = str(getattr(partition, "raw", None) or "").strip("'\"")
+    return text.split(",") if re.fullmatch(r"[\w.,-]+", text) else []

@@ -228,22 +228,6 @@ def training(config: Config, run: Run) -> dict[str, Any]:
     return files
 
 
-def training_processes(config: Config, run: Run) -> int:
-    """Processes that a training or test of the run starts, where there are the GPUs that it asks for."""
-    return plan.run_settings(config, run).train.asked_processes
-
-
-def training_threads(config: Config, run: Run) -> int:
-    """CPU threads of all of these together."""
-    train = plan.run_settings(config, run).train
-    return train.asked_processes * train.threads
-
-
-def training_gpus(config: Config, run: Run) -> int:
-    """GPUs that a training or test of the run asks for."""
-    return plan.run_settings(config, run).train.asked_gpus
-
-
 def _plugin(model: str) -> dict[str, Path]:
     """The user's own file that registers a model, where there is one."""
     file = plugin_file(model)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -149,3 +151,25 @@ def test_a_clip_that_vanished_after_it_was_indexed(empty_project, clips, command
     assert code == 1
     assert f"dvfl: {clips / gone}: does not exist" in err.splitlines()
     assert not Path("results/runs/colours/split1/as_described/student/seed0").exists()
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A folder with a file system of its own, so that it can be made read-only."""
+    place = tmp_path / "shared"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_shared_disk_that_is_read_only(project, read_only, fails, monkeypatch):
+    shutil.copytree(project.root / "results", read_only / "results")
+    file = project.config_file()
+    subprocess.run(["mount", "-o", "remount,ro", read_only], check=True)
+    monkeypatch.chdir(read_only)
+    said = fails("train", "results/runs/colours/split1/as_described/student/seed0", "--config", file)
+    monkeypatch.chdir(project.root)
+    assert "cannot write" in said and "the file system is read-only; choose another place" in said

@@ -11,6 +11,7 @@ from typing import Any
 from filelock import Timeout
 
 from dvfl.config import TrackingConfig
+from dvfl.errors import Stopped
 from dvfl.plan import RESULTS, Run, study_directory
 from dvfl.track import delivery
 from dvfl.track.outbox import FILE, Outbox, find_outboxes, now_ms
@@ -141,7 +142,7 @@ class Tracker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        stopped = kind is not None and not issubclass(kind, Exception)  # as by Ctrl-C
+        stopped = kind is not None and (issubclass(kind, Stopped) or not issubclass(kind, Exception))  # as by Ctrl-C
         self.close("KILLED" if stopped else "FAILED" if kind else "FINISHED")
 
     @property

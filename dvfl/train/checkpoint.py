@@ -12,14 +12,16 @@ from dvfl.files import atomic
 
 
 class Checkpoint:
-    """State after a finished epoch, written atomically: a kill leaves the old one or the new one, never half of one.
+    """State after a finished epoch, or within one after a finished optimiser step, written atomically.
 
-    Random draws need no state of their own, since each is a function of its address (dvfl.randomness).
+    A kill leaves the old one or the new one, never half of one. Random draws need no state of their own, since each is
+    a function of its address (dvfl.randomness).
     """
 
     def __init__(self, directory: Path):
         self.path = directory / "checkpoint.pt"
         self.best: dict[str, torch.Tensor] | None = None  # weights of the best epoch so far, where one is selected
+        self.begun: dict[str, Any] | None = None  # how far an unfinished epoch is, plain values
 
     def save(
         self,
@@ -27,10 +29,12 @@ class Checkpoint:
         optimizer: torch.optim.Optimizer,
         history: list[dict[str, Any]],
         scaler: torch.amp.GradScaler | None = None,
+        begun: dict[str, Any] | None = None,
     ) -> None:
-        """Raises OutputError where it cannot be written; the one of the epoch before then still stands."""
+        """Raises OutputError where it cannot be written; the one before then still stands."""
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
         state |= {} if self.best is None else {"best": self.best}
+        state |= {} if begun is None else {"begun": begun}
         state |= {"scaler": scaler.state_dict()} if scaler is not None and scaler.is_enabled() else {}
         written = BytesIO()  # on a full disk torch.save itself ends in an error that does not say so
         torch.save(state, written)
@@ -52,6 +56,7 @@ class Checkpoint:
         if scaler is not None and "scaler" in state:
             scaler.load_state_dict(state["scaler"])
         self.best = state.get("best")
+        self.begun = state.get("begun")
         return state["history"]
 
     def remove(self) -> None:

@@ -28,8 +28,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dvfl.config import TrainConfig
 from dvfl.distill.task import Batch, DistillationTask, Losses, SupervisedTask
-from dvfl.errors import UserError
+from dvfl.errors import Stopped, UserError
 from dvfl.train import devices
+from dvfl.train.stopping import asked_to_stop
 
 Item = TypeVar("Item")
 Task = SupervisedTask | DistillationTask
@@ -68,6 +69,10 @@ class Processes:
         parts: list[Sequence[Item]] = [()] * self.count
         dist.all_gather_object(parts, items)
         return [item for part in parts for item in part]
+
+    def any(self, here: bool) -> bool:
+        """Whether it is so in any of the processes."""
+        return self.summed({"here": float(here)})["here"] > 0
 
     def summed(self, values: Mapping[str, float]) -> dict[str, float]:
         """Sums over the processes, by name; all have the same names."""
@@ -135,7 +140,7 @@ def run_on_processes(train: TrainConfig, work: Callable[..., None], *arguments: 
 
     One does it here. More are started, by `torchrun` if that is how this one was started, else by this one; then
     `work` is a module's function and the arguments can be pickled. What one raises is raised here, and ends the
-    others. Raises ProcessEnded where one was killed.
+    others. SIGTERM is handed on to them. Raises ProcessEnded where one was killed.
     """
     if dist.is_torchelastic_launched():
         rank, count, local_rank, local_count = (
@@ -150,15 +155,22 @@ def run_on_processes(train: TrainConfig, work: Callable[..., None], *arguments: 
         return work(ALONE, *arguments)
     with tempfile.TemporaryDirectory(prefix="dvfl-") as folder:
         started = (Path(folder), count, work, arguments)
+        told = False
         context = multiprocessing.start_processes(_work, started, nprocs=count, join=False, start_method="spawn")
         try:
-            while not context.join(grace_period=GRACE):
-                pass
+            with asked_to_stop() as stop:
+                while not context.join(1.0, GRACE):
+                    if stop() and not told:
+                        told = True
+                        _signal(context.processes, signal.SIGTERM)
         except KeyboardInterrupt:
             _interrupt(context.processes)
             raise
         except (multiprocessing.ProcessExitedException, multiprocessing.ProcessRaisedException) as error:
-            raise _reason(Path(folder), context.processes) or error from None
+            reason = _reason(Path(folder), context.processes) or error
+            if told and not isinstance(reason, UserError):  # it came before they could handle it
+                reason = Stopped("asked to end before the work began; the same command begins it")
+            raise reason from None
 
 
 def _work(rank: int, folder: Path, count: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
@@ -198,11 +210,15 @@ def _reason(folder: Path, processes: Sequence[Any]) -> BaseException | None:
     return error
 
 
-def _interrupt(processes: Sequence[Any]) -> None:
-    """Ctrl-C for those that it did not reach; they hold leases, so none is left behind."""
+def _signal(processes: Sequence[Any], number: signal.Signals) -> None:
     for process in processes:
         if process.is_alive():
-            os.kill(process.pid, signal.SIGINT)
+            os.kill(process.pid, number)
+
+
+def _interrupt(processes: Sequence[Any]) -> None:
+    """Ctrl-C for those that it did not reach; they hold leases, so none is left behind."""
+    _signal(processes, signal.SIGINT)
     for process in processes:
         process.join(GRACE)
         if process.is_alive():

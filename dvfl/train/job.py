@@ -37,11 +37,13 @@ from dvfl.randomness import torch_seeded
 from dvfl.track import Tracker, outbox_directory
 from dvfl.train.checkpoint import Checkpoint
 from dvfl.train.distributed import Processes, run_on_processes
+from dvfl.train.finished import is_there, keep_for_others, made_meanwhile
 from dvfl.train.lease import lease
 from dvfl.train.lineage import check_lineage, trained_on
 from dvfl.train.loop import Recipe, fit, resolve
 from dvfl.train.provenance import code_version, package_versions, peak_memory_mb
 from dvfl.train.resume import check_resumable, remove_begun, write_begun
+from dvfl.train.stopping import asked_to_stop
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ def train_run(config: Config, run: Run, wait: bool = False, resume: Path | None 
     Killed at any moment and started again, it goes on after its last finished epoch and ends with the same bytes. A run
     that is there already, made with the same settings and inputs, is left as it is: the writer that was waited for made
     it. With `resume`, the folder of a stopped training, it goes on from there or not at all: CannotResume says what
-    changed. Raises LeaseTaken where another process works on the run and `wait` is off.
+    changed. Raises LeaseTaken where another process works on the run and `wait` is off, and Stopped after SIGTERM, once
+    the checkpoint is written.
     """
     run_on_processes(with_choices(config, run)[0].train, _train_run, config, run, wait, resume)
 
@@ -83,10 +86,10 @@ def _train_run(processes: Processes, config: Config, run: Run, wait: bool, resum
         check_resumable(resume, run, key, settings, inputs)
     rule = "trial" if run.study else "distil" if settings.distill else "train"
     with lease(checkpoint.path.parents[1], wait) if processes.first else nullcontext():
-        there = processes.first and _is_there(run, key)
-        if any(processes.gathered([there])):  # the others wait here until the first has the lease
+        made = _made(run, key, checkpoint) if processes.first else None
+        if processes.any(made is not None):  # the others wait here until the first has the lease
             if processes.first:
-                print(f"{run.name}: is there already, made with the same settings and inputs", file=sys.stderr)
+                print(f"{run.name}: {made}, with the same settings and inputs", file=sys.stderr)
             return
         processes.take_gpu(settings.train)
         if processes.first:
@@ -94,6 +97,7 @@ def _train_run(processes: Processes, config: Config, run: Run, wait: bool, resum
         with open_tracker(config, run, key, rule) if processes.first else nullcontext() as tracker:
             _train(processes, config, run, settings, chosen, inputs, checkpoint, tracker)
         if processes.first:
+            keep_for_others(run, checkpoint.path.parent)
             checkpoint.remove()
             remove_begun(checkpoint)
 
@@ -104,9 +108,11 @@ def import_plugins(config: Config) -> None:
         import_plugin(plugin)
 
 
-def _is_there(run: Run, key: str) -> bool:
-    files = [run.directory / name for name in ("weights.safetensors", "history.csv", "run.json")]
-    return all(file.exists() for file in files) and read_json(files[-1])["key"] == key
+def _made(run: Run, key: str, checkpoint: Checkpoint) -> str | None:
+    """How it comes that there is nothing to train; None where there is."""
+    if is_there(run, key):
+        return "is there already, made"
+    return "was made meanwhile" if made_meanwhile(run, checkpoint.path.parent) else None
 
 
 def open_tracker(config: Config, run: Run, key: str, rule: str, reopen: bool = False) -> Tracker:
@@ -399,7 +405,7 @@ def _fit(
         predictions = predict_dataset(model, watched_clips, evaluate, recipe.device, workers, processes)
         return {f"{prefix}_{name}": value for name, value in scores_of(predictions).items()}
 
-    with Progress(run.name, settings.train.epochs, silent=not processes.first) as progress:
+    with asked_to_stop() as stop, Progress(run.name, settings.train.epochs, silent=not processes.first) as progress:
 
         def on_epoch(row: dict[str, Any], epochs: int) -> None:
             shown = {"loss": f"{row['loss']:.3f}", "train top-1": f"{row['train_top1']:.1%}"}
@@ -418,6 +424,7 @@ def _fit(
             best_by=f"{prefix}_top1" if selecting else None,
             processes=processes,
             on_epoch=on_epoch,
+            stop=stop,
         )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from dvfl.config import ConfigError, TrainConfig
 from dvfl.data.clips import ClipDataset, epoch_order, iterate_training
 from dvfl.data.transforms import mix_batch, normalise
 from dvfl.distill.task import Batch, DistillationTask, SupervisedTask
-from dvfl.errors import UserError
+from dvfl.errors import Stopped, UserError
 from dvfl.randomness import torch_seeded
 from dvfl.train.batch_norm import RunningStatistics
 from dvfl.train.checkpoint import Checkpoint
@@ -62,15 +62,17 @@ def fit(
     best_by: str | None = None,
     processes: Processes = ALONE,
     on_epoch: Callable[[dict[str, Any], int], None] = lambda row, epochs: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> History:
     """Trains `task.model` in place and returns one row an epoch; goes on from the checkpoint if there is one.
 
     `on_epoch(row, epochs)` is called after each epoch's checkpoint is safe. `validate(model)` may add columns. The
     model ends with the weights of the last epoch; with `best_by`, a column of `validate`, which then looks at every
-    epoch, with those of the first of its best epochs.
+    epoch, with those of the first of its best epochs. `stop()` is asked after every optimiser step: once it is true,
+    the checkpoint is written there, and Stopped raised.
 
     The `processes` share the micro-batches of each step, end with the same model and return the same rows; the first
-    of them writes the checkpoints. All call `validate` and `on_epoch`.
+    of them writes the checkpoints. All call `validate` and `on_epoch`, and stop together.
     """
     model, trained, train = task.model, task.trained, recipe.train
     mixing = bool(train.mixup or train.cutmix)
@@ -90,9 +92,21 @@ def fit(
     history = checkpoint.load(trained, optimizer, scaler)
     epochs = _Epochs(task, dataset, recipe, optimizer, scaler, processes, micro_batches)
     for epoch in range(len(history), train.epochs):
-        begin = time.perf_counter()
+        sums = _Sums(**checkpoint.begun) if checkpoint.begun else _Sums()
+        checkpoint.begun = None
+        begin = time.perf_counter() - sums.seconds
         row: dict[str, Any] = {"epoch": epoch + 1}
-        row |= epochs.train(epoch)
+        for _ in epochs.train(epoch, sums):
+            if processes.any(stop()):
+                sums.seconds = time.perf_counter() - begin
+                sums.totals = processes.summed(sums.totals)
+                if processes.first:
+                    checkpoint.save(trained, optimizer, history, scaler, begun=asdict(sums))
+                raise Stopped(
+                    f"asked to end in epoch {epoch + 1} of {train.epochs}, after {sums.steps} of {epochs.steps} "
+                    f"steps; the same command goes on from there"
+                )
+        row |= sums.means(processes)
         every = train.validate_every if best_by is None else 1
         if validate is not None and ((epoch + 1) % every == 0 or epoch + 1 == train.epochs):
             row |= validate(model)
@@ -135,6 +149,30 @@ def micro_batches_of(processes: Processes, micro_batches: int, accumulate: int) 
 
 
 @dataclass
+class _Sums:
+    """What the optimiser steps of an epoch add up to so far."""
+
+    steps: int = 0
+    totals: dict[str, float] = field(default_factory=dict)  # over the clips that this process saw, by name
+    grad_norm: float = 0.0
+    finite: int = 0  # steps whose gradient was
+    lr: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, **values: float) -> None:
+        """Adds to the totals."""
+        for name, value in values.items():
+            self.totals[name] = self.totals.get(name, 0.0) + value
+
+    def means(self, processes: Processes) -> dict[str, float]:
+        """Over the clips that all processes saw, by name; of the gradient's norm over the steps."""
+        totals = processes.summed(self.totals)
+        clips = totals.pop("clips")
+        means = {name: total / clips for name, total in totals.items()}
+        return {"lr": self.lr, **means, "grad_norm": self.grad_norm / max(1, self.finite)}
+
+
+@dataclass
 class _Epochs:
     """Passes over the clips."""
 
@@ -153,11 +191,14 @@ class _Epochs:
         self.objective = self.processes.parallel(self.task, self.recipe.device)
         self.statistics = RunningStatistics(self.task.trained, self.processes)
 
-    def train(self, epoch: int) -> dict[str, float]:
-        """One pass over the clips; means over them, by name."""
+    def train(self, epoch: int, sums: _Sums) -> Iterator[None]:
+        """One pass over the clips, from where `sums` ends; hands over after each optimiser step."""
         recipe, train = self.recipe, self.recipe.train
         self.task.model.train()
         order = epoch_order(len(self.dataset), recipe.seed, epoch)
+        mine = [each for each in self.mine if each.step >= sums.steps]
+        if not self.processes.first:  # what was begun is with the first; all have its names
+            sums.totals = dict.fromkeys(sums.totals, 0.0)
         batches = iterate_training(
             self.dataset,
             order,
@@ -165,15 +206,13 @@ class _Epochs:
             train.batch_size,
             drop_last=bool(train.mixup or train.cutmix),
             workers=train.workers,
-            take=lambda _: [each.number for each in self.mine],
+            take=lambda _: [each.number for each in mine],
         )
-        sums: dict[str, float] = {}
-        norm, steps = 0.0, 0
-        seen = in_step = 0
-        for micro_batch, (positions, views, labels) in zip(self.mine, batches, strict=True):
-            lr = learning_rate(epoch * self.steps + micro_batch.step, train.epochs * self.steps, train)
+        in_step = 0
+        for micro_batch, (positions, views, labels) in zip(mine, batches, strict=True):
+            sums.lr = learning_rate(epoch * self.steps + micro_batch.step, train.epochs * self.steps, train)
             for group in self.optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = sums.lr
             number = micro_batch.number
             batch = _prepare(torch.from_numpy(positions), views, labels, recipe, epoch, number)
             with nullcontext() if micro_batch.last else without_sync(self.objective):
@@ -183,21 +222,17 @@ class _Epochs:
                 share = losses.total / micro_batch.in_step
                 self.scaler.scale(share if micro_batch.counts else share * 0).backward()
             clips = len(labels) if micro_batch.counts else 0
-            for name, value in losses.parts.items():
-                sums[name] = sums.get(name, 0.0) + value * clips
-            correct = (losses.logits.argmax(1) == batch.labels).sum().item()
-            sums["train_top1"] = sums.get("train_top1", 0.0) + correct * micro_batch.counts
-            seen += clips
+            correct = (losses.logits.argmax(1) == batch.labels).sum().item() * micro_batch.counts
+            sums.add(**{name: value * clips for name, value in losses.parts.items()}, train_top1=correct, clips=clips)
             in_step += micro_batch.counts
             if micro_batch.last:
-                length = _step(self.task.trained, self.optimizer, self.scaler, train, epoch)
-                norm, steps = norm + (length or 0.0), steps + (length is not None)
+                norm = _step(self.task.trained, self.optimizer, self.scaler, train, epoch)
+                if norm is not None:
+                    sums.grad_norm, sums.finite = sums.grad_norm + norm, sums.finite + 1
                 self.statistics.combine(in_step)
                 in_step = 0
-        sums = self.processes.summed(sums | {"clips": seen})
-        seen = sums.pop("clips")
-        means = {name: total / seen for name, total in sums.items()}
-        return {"lr": lr, **means, "grad_norm": norm / max(1, steps)}
+                sums.steps += 1
+                yield
 
 
 def _prepare(positions: Tensor, views: Tensor, labels: Tensor, recipe: Recipe, epoch: int, number: int) -> Batch:

@@ -21,6 +21,7 @@ from dvfl.data.errors import UnreadableClip
 from dvfl.data.splits import read_split
 from dvfl.distill.targets import CachedTargets, OnlineTargets
 from dvfl.distill.task import DistillationTask, SupervisedTask, frozen
+from dvfl.errors import Stopped
 from dvfl.evaluate import job as evaluation
 from dvfl.files import read_json, sha256
 from dvfl.plan import split_path
@@ -91,22 +92,17 @@ def recipe_of(values: dict):
     return resolve(TrainConfig(**train), 0, CLASSES)
 
 
-def trained(case: str, folder: Path, processes: Processes = ALONE, stop: int | None = None):
-    """The trained task and its history; stopped after an epoch where that is asked for."""
+def trained(case: str, folder: Path, processes: Processes = ALONE, steps: int | None = None):
+    """The trained task and its history; the last of the processes is asked to stop after so many steps."""
     make, values = CASES[case]
-    task = make()
+    task, asked = make(), iter(range(1, 1000))
 
-    class Stop(Exception):
-        pass
-
-    def on_epoch(row, epochs):
-        if row["epoch"] == stop:
-            raise Stop
+    def stop() -> bool:
+        return next(asked) == steps and processes.rank == processes.count - 1
 
     try:
-        recipe, checkpoint = recipe_of(values), Checkpoint(folder / case)
-        history = fit(task, Views(26), recipe, checkpoint, processes=processes, on_epoch=on_epoch)
-    except Stop:
+        history = fit(task, Views(26), recipe_of(values), Checkpoint(folder / case), processes=processes, stop=stop)
+    except Stopped:
         history = []
     return task, history
 
@@ -120,7 +116,7 @@ def train_cases(processes: Processes, folder: Path) -> None:
     torch.set_num_threads(1)
     for case in CASES:
         keep(*trained(case, folder, processes), folder / f"{case}.{processes.rank}.pt")
-    trained("mixed", folder / "resumed", processes, stop=6)  # goes on where one process stopped after 3
+    trained("mixed", folder / "resumed", processes, steps=6)  # goes on where one process stopped
     items = processes.gathered([f"{processes.rank}{letter}" for letter in "ab"[processes.rank :]])
     keep_list(folder / f"gathered.{processes.rank}", items)
 
@@ -133,7 +129,7 @@ def keep_list(file: Path, items: list[str]) -> None:
 def two(tmp_path_factory) -> Path:
     """What two processes leave."""
     folder = tmp_path_factory.mktemp("two")
-    trained("mixed", folder / "resumed", stop=3)
+    trained("mixed", folder / "resumed", steps=5)
     run_on_processes(TrainConfig(processes=2, accumulate=2, device="cpu"), train_cases, folder)
     return folder
 
@@ -184,9 +180,10 @@ def test_both_processes_hold_the_same_bits(two):
 
 
 def test_a_training_goes_on_on_another_number_of_processes(two, tmp_path):
-    """One process, then two, then one again: epochs 1 to 3, 4 to 6, 7 to 10."""
-    begun = torch.load(two / "resumed/mixed/checkpoint.pt")["history"]
-    assert [row["epoch"] for row in begun] == [1, 2, 3, 4, 5, 6]
+    """One process for 5 steps, then two for 6, then one again: two steps are an epoch."""
+    state = torch.load(two / "resumed/mixed/checkpoint.pt")
+    assert [row["epoch"] for row in state["history"]] == [1, 2, 3, 4, 5]
+    assert state["begun"]["steps"] == 1 and state["begun"]["totals"]["clips"] == 16
     whole, history = trained("mixed", tmp_path)
     resumed, rest = trained("mixed", two / "resumed")
     difference = probabilities(resumed.model.state_dict(), "mixed") - probabilities(whole.model.state_dict(), "mixed")
@@ -323,7 +320,7 @@ def test_interrupted_and_killed_jobs_leave_no_process_and_go_on(project, dvfl_co
     values = {"train": TWO["train"], "student": {"train": {"epochs": 300}}}
     file = project.config_file(values)
     seen = 0
-    for number in (signal.SIGINT, signal.SIGKILL):
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, os.EX_TEMPFAIL), (signal.SIGKILL, -signal.SIGKILL)):
         process = dvfl_command("train", RUN / "student/seed0", "--config", file)
         seen = wait_for_epochs(project, seen + 1, process)
         if number == signal.SIGINT:
@@ -331,8 +328,9 @@ def test_interrupted_and_killed_jobs_leave_no_process_and_go_on(project, dvfl_co
                 project.train("student", {**values, "train": ONE["train"]})
         process.send_signal(number)
         _, said = process.communicate(timeout=120)
-        assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
+        assert process.returncode == code
         assert "Traceback" not in said
+        assert ("asked to end in epoch" in said) == (number == signal.SIGTERM)
     lock = RUN / "student/seed0.resume/lease.holder"
     for _ in range(300):  # the workers of a killed job stop by themselves, and let go of the run
         if not lock.exists():

@@ -617,14 +617,48 @@ def test_a_disk_that_fills_up_costs_nothing_but_the_time(project, another_folder
 
 def wait_for_epochs(project, epochs: int, process) -> int:
     """Waits until a checkpoint of that many epochs is there; the number of them."""
-    for _ in range(6000):
+    for _ in range(9000):
         assert process.poll() is None, process.communicate()[1]
         for file in checkpoints(project):
             done = len(torch.load(file)["history"])
             if done >= epochs:
                 return done
         time.sleep(0.02)
-    raise AssertionError("no checkpoint within two minutes")
+    raise AssertionError("no checkpoint within 3 minutes")
+
+
+def test_sigterm_saves_leaves_with_75_and_goes_on_to_the_same_bytes(project, another_folder, dvfl_command, monkeypatch):
+    """As SLURM sends it before a time limit or a preemption."""
+    values = {"student": {"train": {"epochs": 30}}}
+    preempted = another_folder(project, "preempted")
+    file = preempted.config_file(values)
+    process = dvfl_command("train", RUN / "student/seed0", "--config", file)
+    wait_for_epochs(preempted, 2, process)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == os.EX_TEMPFAIL == 75
+    (line,) = [line for line in said.splitlines() if line.startswith("dvfl: ")]
+    assert "dvfl: asked to end in epoch" in line and "the same command goes on from there" in line
+    (checkpoint,) = checkpoints(preempted)
+    saved = torch.load(checkpoint)
+    assert saved["begun"]["steps"] > 0  # of the epoch after those in the history
+    resumed = outcome(preempted.train("student", values))
+    monkeypatch.chdir(project.root)
+    assert_same(outcome(project.train("student", values)), resumed)
+
+
+def test_what_another_job_made_meanwhile_is_not_made_again(project, monkeypatch):
+    """A job waited in a cluster's queue while one of a killed Snakemake made its run; Snakemake removes its outputs."""
+    before = time.time() - 1
+    monkeypatch.setenv("DVFL_BEGAN", str(before))
+    directory = project.train("student")
+    made = {name: (directory / name).read_bytes() for name in FILES}
+    for began, again in ((before, False), (time.time() + 1, True)):
+        monkeypatch.setenv("DVFL_BEGAN", str(began))
+        shutil.rmtree(directory)
+        assert project.train("student") == directory
+        assert ((directory / "run.json").read_bytes() != made["run.json"]) == again
+        assert (directory / "weights.safetensors").read_bytes() == made["weights.safetensors"]
 
 
 def test_killed_and_interrupted_processes_end_in_the_same_bytes(project, another_folder, dvfl_command, monkeypatch):

@@ -12,6 +12,7 @@ from torch import nn
 from dvfl.config import ConfigError, DistillConfig, TrainConfig
 from dvfl.distill.targets import OnlineTargets
 from dvfl.distill.task import DistillationTask, SupervisedTask, frozen
+from dvfl.errors import Stopped
 from dvfl.train.checkpoint import Checkpoint
 from dvfl.train.loop import Diverged, fit, resolve
 
@@ -67,6 +68,28 @@ def test_it_learns(tmp_path):
     assert history[-1]["loss"] < 0.5 * history[0]["loss"]
     assert history[-1]["train_top1"] == 1.0
     assert [row["epoch"] for row in history] == list(range(1, 11))
+
+
+@pytest.mark.parametrize("after", [1, 2, 4])  # optimiser steps: within an epoch, at the end of one, in the next
+def test_asked_to_stop_within_an_epoch_it_goes_on_to_the_same_bits(tmp_path, after):
+    values = {"optimizer": "adamw", "batch_size": 2, "accumulate": 3, "mixup": 0.8, "epochs": 3}
+    whole, history = train(tmp_path / "whole", model=network(0.3), **values)
+    recipe = TrainConfig(**{"lr": 0.01, "device": "cpu"} | values)
+    model, asked = network(0.3), iter(range(1, 100))
+    checkpoint = Checkpoint(tmp_path / "stopped")
+    with pytest.raises(Stopped, match=rf"in epoch {1 + (after - 1) // 2} of 3, after {2 - after % 2} of 2 steps"):
+        fit(
+            SupervisedTask(model),
+            Views(),
+            resolve(recipe, 0, CLASSES),
+            checkpoint,
+            stop=lambda: next(asked) == after,
+        )
+    resumed, rest = train(tmp_path / "stopped", model=network(0.3, seed=9), **values)
+    assert torch.equal(weights(resumed), weights(whole))
+    for one, other in zip(rest, history, strict=True):
+        assert one["seconds"] > 0
+        assert {**one, "seconds": 0} == {**other, "seconds": 0} and list(one) == list(other)
 
 
 def test_the_last_learning_rate_of_each_epoch_is_logged(tmp_path):

@@ -17,11 +17,9 @@ rule trial:
         run=plan.any_of(name for name, run in RUNS.items() if run.study),
     conda:
         "../../envs/dvfl.yaml"
-    threads: lambda wc: steps.training_threads(CONFIG, RUNS[wc.run])
+    threads: lambda wc: needs.training_cores(RUNS[wc.run])
     resources:
-        machine_cores=lambda wc, threads: threads,
-        mem_mb=lambda wc: 2000 * steps.training_processes(CONFIG, RUNS[wc.run]),
-        gpu=lambda wc: steps.training_gpus(CONFIG, RUNS[wc.run]),
+        **needs("trial", RUNS),
     params:
         settings=lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).digest,
         evaluate=lambda wc: plan.evaluation(CONFIG, RUNS[wc.run]).model_dump(),

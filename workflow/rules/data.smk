@@ -35,8 +35,7 @@ rule fetch_shard:
     conda:
         "../../envs/dvfl.yaml"
     resources:
-        machine_cores=1,
-        mem_mb=1000,
+        **needs("fetch_shard"),
     params:
         definition=lambda wc: steps.definition_of_clips(CONFIG, wc.dataset),
     message:
@@ -55,10 +54,9 @@ rule fetch:
     priority: 20  # everything waits for clips
     conda:
         "../../envs/dvfl.yaml"
-    threads: lambda wc, cores=usable_cores(workflow.cores): steps.fetch_threads(CONFIG, wc.dataset, cores)
+    threads: lambda wc: steps.fetch_threads(CONFIG, wc.dataset, needs.cores("fetch"))
     resources:
-        machine_cores=lambda wc, threads: threads,
-        mem_mb=2000,
+        **needs("fetch"),
     params:
         definition=lambda wc: steps.definition_of_clips(CONFIG, wc.dataset),
     message:
@@ -75,8 +73,7 @@ rule fetch_released:
     conda:
         "../../envs/dvfl.yaml"
     resources:
-        machine_cores=1,
-        mem_mb=500,
+        **needs("fetch_released"),
     params:
         definition=lambda wc: steps.definition_of_released(CONFIG, wc.dataset),
     message:
@@ -95,10 +92,9 @@ rule index_shard:
     priority: 20  # everything waits for clips
     conda:
         "../../envs/dvfl.yaml"
-    threads: usable_cores(workflow.cores)
+    threads: needs.cores("index_shard")
     resources:
-        machine_cores=lambda wc, threads: threads,
-        mem_mb=1000,
+        **needs("index_shard"),
     params:
         definition=lambda wc: steps.definition_of_clips(CONFIG, wc.dataset),
         clips=lambda wc: steps.listing(CONFIG.dataset_definitions[wc.dataset]),
@@ -119,10 +115,9 @@ rule index:
     priority: 20  # everything waits for clips
     conda:
         "../../envs/dvfl.yaml"
-    threads: usable_cores(workflow.cores)
+    threads: needs.cores("index")
     resources:
-        machine_cores=lambda wc, threads: threads,
-        mem_mb=2000,
+        **needs("index"),
     params:
         definition=lambda wc: steps.definition_of_clips(CONFIG, wc.dataset),
         clips=lambda wc: steps.listing(CONFIG.dataset_definitions[wc.dataset]),
@@ -144,8 +139,7 @@ rule split:
     conda:
         "../../envs/dvfl.yaml"
     resources:
-        machine_cores=1,
-        mem_mb=1000,
+        **needs("split"),
     params:
         definition=lambda wc: steps.definition_of_split(CONFIG, wc.dataset),
     message:
@@ -164,10 +158,9 @@ rule frames:
         "results/logs/frames/{dataset}.{store}.{shard}of{shards}.log",
     conda:
         "../../envs/dvfl.yaml"
-    threads: usable_cores(workflow.cores)
+    threads: needs.cores("frames")
     resources:
-        machine_cores=lambda wc, threads: threads,
-        mem_mb=lambda wc, threads: 500 + 500 * threads,
+        **needs("frames"),
     message:
         "Decoding the clips of {wildcards.dataset} once, to keep their frames ({wildcards.store})"
     shell:
@@ -184,10 +177,9 @@ rule fingerprint:
         "results/logs/fingerprint/{dataset}.log",
     conda:
         "../../envs/dvfl.yaml"
-    threads: usable_cores(workflow.cores)
+    threads: needs.cores("fingerprint")
     resources:
-        machine_cores=lambda wc, threads: threads,
-        mem_mb=2000,
+        **needs("fingerprint"),
     message:
         "Hashing the pictures of every clip of {wildcards.dataset}"
     shell:
@@ -205,8 +197,7 @@ rule audit:
     conda:
         "../../envs/dvfl.yaml"
     resources:
-        machine_cores=1,
-        mem_mb=2000,
+        **needs("audit"),
     params:
         settings=lambda wc: steps.audit_settings(CONFIG, wc.dataset),
     message:

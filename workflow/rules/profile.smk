@@ -11,13 +11,12 @@ rule profile:
         "results/logs/profile/{model}.log",
     conda:
         "../../envs/dvfl.yaml"
-    threads: workflow.cores
+    threads: needs.measuring_cores("profile")
     resources:
-        machine_cores=usable_cores(workflow.cores),
-        mem_mb=6000,
+        **needs("profile"),
     params:
         settings=lambda wc: steps.profile_settings(CONFIG, wc.model),
-        timed_threads=usable_cores(workflow.cores),
+        timed_threads=lambda wc, threads: needs.timed_cores(threads),
     message:
         "Measuring {wildcards.model}, alone on the machine"
     shell:
@@ -34,14 +33,13 @@ rule profile_larger_batches:
         "results/logs/profile/larger_batches.{model}.log",
     conda:
         "../../envs/dvfl.yaml"
-    threads: workflow.cores
+    threads: needs.measuring_cores("profile_larger_batches")
     resources:
-        machine_cores=usable_cores(workflow.cores),
-        mem_mb=6000,
+        **needs("profile_larger_batches"),
     params:
         settings=lambda wc: steps.profile_settings(CONFIG, wc.model),
         batches=CONFIG.profile.larger_batches,
-        timed_threads=usable_cores(workflow.cores),
+        timed_threads=lambda wc, threads: needs.timed_cores(threads),
     message:
         "Measuring {wildcards.model} at larger batches, alone on the machine"
     shell:

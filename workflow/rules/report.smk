@@ -24,8 +24,7 @@ rule tables:
     conda:
         "../../envs/dvfl.yaml"
     resources:
-        machine_cores=1,
-        mem_mb=2000,
+        **needs("tables"),
     params:
         settings=steps.report_settings(CONFIG),
     message:
@@ -54,8 +53,7 @@ rule figures:
     conda:
         "../../envs/dvfl.yaml"
     resources:
-        machine_cores=1,
-        mem_mb=2000,
+        **needs("figures"),
     params:
         settings=steps.report_settings(CONFIG),
     message:
@@ -72,8 +70,7 @@ rule released_loss:
     conda:
         "../../envs/dvfl.yaml"
     resources:
-        machine_cores=1,
-        mem_mb=1000,
+        **needs("released_loss"),
     message:
         "The released loss beside KL, over temperatures"
     shell:
@@ -103,8 +100,7 @@ rule protocol_effects:
     conda:
         "../../envs/dvfl.yaml"
     resources:
-        machine_cores=1,
-        mem_mb=2000,
+        **needs("protocol_effects"),
     params:
         settings=steps.report_settings(CONFIG),
     message:
@@ -124,8 +120,7 @@ rule report:
     conda:
         "../../envs/dvfl.yaml"
     resources:
-        machine_cores=1,
-        mem_mb=2000,
+        **needs("report"),
     message:
         "Putting all tables and figures on one page"
     shell:

@@ -62,11 +62,9 @@ rule train:
     priority: 10  # others wait for teachers
     conda:
         "../../envs/dvfl.yaml"
-    threads: lambda wc: steps.training_threads(CONFIG, RUNS[wc.run])
+    threads: lambda wc: needs.training_cores(RUNS[wc.run])
     resources:
-        machine_cores=lambda wc, threads: threads,
-        mem_mb=lambda wc: 2000 * steps.training_processes(CONFIG, RUNS[wc.run]),
-        gpu=lambda wc: steps.training_gpus(CONFIG, RUNS[wc.run]),
+        **needs("train", RUNS),
     params:
         settings=lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).digest,
     message:
@@ -89,11 +87,9 @@ rule distil:
         run=DISTILLED,
     conda:
         "../../envs/dvfl.yaml"
-    threads: lambda wc: steps.training_threads(CONFIG, RUNS[wc.run])
+    threads: lambda wc: needs.training_cores(RUNS[wc.run])
     resources:
-        machine_cores=lambda wc, threads: threads,
-        mem_mb=lambda wc: 2000 * steps.training_processes(CONFIG, RUNS[wc.run]),
-        gpu=lambda wc: steps.training_gpus(CONFIG, RUNS[wc.run]),
+        **needs("distil", RUNS),
     params:
         settings=lambda wc: plan.run_settings(CONFIG, RUNS[wc.run]).digest,
     message:
@@ -117,11 +113,9 @@ rule test:
         run=plan.any_of(OUTSIDE_STUDIES),
     conda:
         "../../envs/dvfl.yaml"
-    threads: lambda wc: steps.training_threads(CONFIG, RUNS[wc.run])
+    threads: lambda wc: needs.training_cores(RUNS[wc.run])
     resources:
-        machine_cores=lambda wc, threads: threads,
-        mem_mb=lambda wc: 2000 * steps.training_processes(CONFIG, RUNS[wc.run]),
-        gpu=lambda wc: steps.training_gpus(CONFIG, RUNS[wc.run]),
+        **needs("test", RUNS),
     params:
         views=lambda wc: steps.test_settings(CONFIG, RUNS[wc.run]),
     message:
