@@ -15,7 +15,8 @@ needs = resources_of(workflow, CONFIG)
 restrict_to_machine(workflow)
 check_partitions(workflow)
 
-# SLURM sends SIGTERM to every process of a job. The shell and `tee` outlive it, so that the command can say and save.
+# SLURM sends SIGTERM to every process of a job, and a terminal Ctrl-C. The shell and `tee` outlive the one, `tee -i` the
+# other, so that the command can say and save.
 shell.prefix("set -euo pipefail; trap '' TERM; ")
 
 

@@ -110,6 +110,16 @@ class Project:
         return path
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under pytest-xdist a file's tests share a process, and so do those that look at the one small run of the DAG.
+
+    The longest come first, so that no process is left with them in the end.
+    """
+    items.sort(key=lambda item: "workflow" not in item.path.parts)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("pipeline" if "pipeline" in item.fixturenames else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def dvfl_command() -> Callable[..., subprocess.Popen]:
     """Starts `python -m dvfl ...` in the current folder, with both streams as text."""

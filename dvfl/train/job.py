@@ -93,6 +93,8 @@ def _train_run(processes: Processes, config: Config, run: Run, wait: bool, resum
             return
         processes.take_gpu(settings.train)
         if processes.first:
+            if checkpoint.path.exists():
+                print(f"{run.name}: goes on from where it was stopped", file=sys.stderr)
             write_begun(checkpoint, settings, inputs)
         with open_tracker(config, run, key, rule) if processes.first else nullcontext() as tracker:
             _train(processes, config, run, settings, chosen, inputs, checkpoint, tracker)

@@ -1,4 +1,4 @@
-"""kill -9 of the whole pipeline: `dvfl results`, which `make results` calls, goes on by itself."""
+"""kill -9 and Ctrl-C of the whole pipeline: `dvfl results`, which `make results` calls, goes on by itself."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from tests.workflow.conftest import small_config
@@ -38,13 +39,35 @@ def start(folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_it_goes_on_after_kill_9(folder):
-    first = start(folder)
+def until_training(folder: Path, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 120
     while not list(folder.glob("results/runs/**/checkpoint.pt")):
-        assert first.poll() is None, first.communicate()[0]
+        assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_ctrl_c_is_said_once_and_loses_no_epoch(folder):
+    """A terminal sends it to every process: to Snakemake, the job's shell, its command and `tee`."""
+    first = start(folder)
+    until_training(folder, first)
+    os.killpg(first.pid, signal.SIGINT)
+    said, _ = first.communicate(timeout=120)
+    assert first.returncode != 0
+    assert said.count("dvfl: stopped; what is finished is kept, and the same command goes on from there") == 1, said
+    assert "Traceback" not in said and "Broken pipe" not in said
+    (checkpoint,) = folder.glob("results/runs/**/checkpoint.pt")
+    assert len(torch.load(checkpoint)["history"]) > 0
+
+    again = start(folder)
+    said, _ = again.communicate(timeout=300)
+    assert (folder / TARGET).exists(), said
+    assert "goes on from where it was stopped" in said, said
+
+
+def test_it_goes_on_after_kill_9(folder):
+    first = start(folder)
+    until_training(folder, first)
 
     second = start(folder)
     said, _ = second.communicate(timeout=60)

@@ -26,7 +26,7 @@ rule trial:
     message:
         "Trial {wildcards.run}"
     shell:
-        "dvfl trial results/{wildcards.run:q} --wait 2>&1 | tee {log:q}"
+        "dvfl trial results/{wildcards.run:q} --wait 2>&1 | tee -i {log:q}"
 
 
 rule choose:
@@ -44,4 +44,4 @@ rule choose:
     message:
         "What {wildcards.study} chooses on the validation subset of {wildcards.dataset}"
     shell:
-        "dvfl choose {wildcards.dataset} {wildcards.study} 2>&1 | tee {log}"
+        "dvfl choose {wildcards.dataset} {wildcards.study} 2>&1 | tee -i {log}"

@@ -22,7 +22,7 @@ rule arrive:
     message:
         "Waiting for the files of {wildcards.dataset} that need an account"
     shell:
-        "dvfl await {wildcards.dataset} --out {output} 2>&1 | tee {log}"
+        "dvfl await {wildcards.dataset} --out {output} 2>&1 | tee -i {log}"
 
 
 rule fetch_shard:
@@ -41,7 +41,7 @@ rule fetch_shard:
     message:
         "Fetching shard {wildcards.shard} of {wildcards.dataset}"
     shell:
-        "dvfl fetch {wildcards.dataset} --shard {wildcards.shard} --out {output} 2>&1 | tee {log}"
+        "dvfl fetch {wildcards.dataset} --shard {wildcards.shard} --out {output} 2>&1 | tee -i {log}"
 
 
 rule fetch:
@@ -62,7 +62,7 @@ rule fetch:
     message:
         "Getting the clips of {wildcards.dataset}"
     shell:
-        "dvfl fetch {wildcards.dataset} --workers {threads} --out {output} 2>&1 | tee {log}"
+        "dvfl fetch {wildcards.dataset} --workers {threads} --out {output} 2>&1 | tee -i {log}"
 
 
 rule fetch_released:
@@ -79,7 +79,7 @@ rule fetch_released:
     message:
         "Getting the lists of {wildcards.dataset} that its owner has not made"
     shell:
-        "dvfl fetch {wildcards.dataset} --released --out {output} 2>&1 | tee {log}"
+        "dvfl fetch {wildcards.dataset} --released --out {output} 2>&1 | tee -i {log}"
 
 
 rule index_shard:
@@ -102,7 +102,7 @@ rule index_shard:
     message:
         "Reading shard {wildcards.shard} of the clips of {wildcards.dataset}"
     shell:
-        "dvfl index {wildcards.dataset} --shard {wildcards.shard} --workers {threads} --out {output} 2>&1 | tee {log}"
+        "dvfl index {wildcards.dataset} --shard {wildcards.shard} --workers {threads} --out {output} 2>&1 | tee -i {log}"
 
 
 rule index:
@@ -124,7 +124,7 @@ rule index:
     message:
         "Opening and measuring every clip of {wildcards.dataset}"
     shell:
-        "dvfl index {wildcards.dataset} --workers {threads} 2>&1 | tee {log}"
+        "dvfl index {wildcards.dataset} --workers {threads} 2>&1 | tee -i {log}"
 
 
 rule split:
@@ -145,7 +145,7 @@ rule split:
     message:
         "Drawing {wildcards.split} of {wildcards.dataset}"
     shell:
-        "dvfl split {wildcards.dataset} {wildcards.split} 2>&1 | tee {log}"
+        "dvfl split {wildcards.dataset} {wildcards.split} 2>&1 | tee -i {log}"
 
 
 # There where the config has an input.frame_store.
@@ -165,7 +165,7 @@ rule frames:
         "Decoding the clips of {wildcards.dataset} once, to keep their frames ({wildcards.store})"
     shell:
         "dvfl frames {wildcards.dataset} --store {wildcards.store} --shard {wildcards.shard} --workers {threads}"
-        " 2>&1 | tee {log}"
+        " 2>&1 | tee -i {log}"
 
 
 rule fingerprint:
@@ -183,7 +183,7 @@ rule fingerprint:
     message:
         "Hashing the pictures of every clip of {wildcards.dataset}"
     shell:
-        "dvfl fingerprint {wildcards.dataset} --workers {threads} 2>&1 | tee {log}"
+        "dvfl fingerprint {wildcards.dataset} --workers {threads} 2>&1 | tee -i {log}"
 
 
 rule audit:
@@ -203,4 +203,4 @@ rule audit:
     message:
         "Counting what {wildcards.split} of {wildcards.dataset} holds and leaks"
     shell:
-        "dvfl audit {wildcards.dataset} {wildcards.split} 2>&1 | tee {log}"
+        "dvfl audit {wildcards.dataset} {wildcards.split} 2>&1 | tee -i {log}"

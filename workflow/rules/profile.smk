@@ -20,7 +20,7 @@ rule profile:
     message:
         "Measuring {wildcards.model}, alone on the machine"
     shell:
-        "dvfl profile {wildcards.model} --threads {params.timed_threads} 2>&1 | tee {log}"
+        "dvfl profile {wildcards.model} --threads {params.timed_threads} 2>&1 | tee -i {log}"
 
 
 rule profile_larger_batches:
@@ -43,7 +43,7 @@ rule profile_larger_batches:
     message:
         "Measuring {wildcards.model} at larger batches, alone on the machine"
     shell:
-        "dvfl profile {wildcards.model} --larger --threads {params.timed_threads} 2>&1 | tee {log}"
+        "dvfl profile {wildcards.model} --larger --threads {params.timed_threads} 2>&1 | tee -i {log}"
 
 
 rule larger_batches:

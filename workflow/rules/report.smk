@@ -30,7 +30,7 @@ rule tables:
     message:
         "Writing the tables"
     shell:
-        "dvfl tables 2>&1 | tee {log}"
+        "dvfl tables 2>&1 | tee -i {log}"
 
 
 rule figures:
@@ -59,7 +59,7 @@ rule figures:
     message:
         "Drawing the figures"
     shell:
-        "dvfl figures 2>&1 | tee {log}"
+        "dvfl figures 2>&1 | tee -i {log}"
 
 
 rule released_loss:
@@ -74,7 +74,7 @@ rule released_loss:
     message:
         "The released loss beside KL, over temperatures"
     shell:
-        "dvfl released-loss --out {output} 2>&1 | tee {log}"
+        "dvfl released-loss --out {output} 2>&1 | tee -i {log}"
 
 
 rule protocol_effects:
@@ -106,7 +106,7 @@ rule protocol_effects:
     message:
         "What each difference between the protocols does to the accuracy, alone"
     shell:
-        "dvfl protocol-effects 2>&1 | tee {log}"
+        "dvfl protocol-effects 2>&1 | tee -i {log}"
 
 
 rule report:
@@ -124,4 +124,4 @@ rule report:
     message:
         "Putting all tables and figures on one page"
     shell:
-        "dvfl report --out {output} 2>&1 | tee {log}"
+        "dvfl report --out {output} 2>&1 | tee -i {log}"

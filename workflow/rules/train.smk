@@ -23,7 +23,7 @@ rule tracking:
     message:
         "Opening the MLflow store before anything runs in parallel"
     shell:
-        "dvfl tracking --out {output} 2>&1 | tee {log}"
+        "dvfl tracking --out {output} 2>&1 | tee -i {log}"
 
 
 rule fetch_weights:
@@ -44,7 +44,7 @@ rule fetch_weights:
     message:
         "Fetching the weights {params.name}"
     shell:
-        "dvfl fetch-weights {params.name} 2>&1 | tee {log}"
+        "dvfl fetch-weights {params.name} 2>&1 | tee -i {log}"
 
 
 rule train:
@@ -70,7 +70,7 @@ rule train:
     message:
         "Training {wildcards.run}"
     shell:
-        "dvfl train results/{wildcards.run} --wait 2>&1 | tee {log}"
+        "dvfl train results/{wildcards.run} --wait 2>&1 | tee -i {log}"
 
 
 rule distil:
@@ -95,7 +95,7 @@ rule distil:
     message:
         "Distilling {wildcards.run}"
     shell:
-        "dvfl train results/{wildcards.run} --wait 2>&1 | tee {log}"
+        "dvfl train results/{wildcards.run} --wait 2>&1 | tee -i {log}"
 
 
 rule test:
@@ -121,7 +121,7 @@ rule test:
     message:
         "Predicting every test clip with {wildcards.run}"
     shell:
-        "dvfl test results/{wildcards.run} 2>&1 | tee {log}"
+        "dvfl test results/{wildcards.run} 2>&1 | tee -i {log}"
 
 
 rule score:
@@ -147,7 +147,7 @@ rule score:
     message:
         "Scoring {wildcards.run}"
     shell:
-        "dvfl score results/{wildcards.run} 2>&1 | tee {log}"
+        "dvfl score results/{wildcards.run} 2>&1 | tee -i {log}"
 
 
 rule motion_check:
@@ -169,4 +169,4 @@ rule motion_check:
     message:
         "Is the class in the motion? Asking {wildcards.run}"
     shell:
-        "dvfl motion-check results/{wildcards.run} --out {output} 2>&1 | tee {log}"
+        "dvfl motion-check results/{wildcards.run} --out {output} 2>&1 | tee -i {log}"
