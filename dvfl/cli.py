@@ -504,7 +504,7 @@ def protocol_effects(config: Config) -> None:
 @cli.command()
 @with_config
 def tables(config: Config) -> None:
-    """Write all tables, each as CSV, Markdown and LaTeX, and their union all.csv."""
+    """Write all tables, each as CSV, Markdown, LaTeX and a page of HTML, and their union all.csv."""
     from dvfl.report.inputs import TABLES as folder
     from dvfl.report.tables import TABLES, write_all, write_table
     from dvfl.steps import tables_made

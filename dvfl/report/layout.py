@@ -16,11 +16,6 @@ from dvfl.report.rows import setting_parts
 _IDENTITY = ("table", "dataset", "split", "protocol", "model", "arm", "setting", "n_seeds")
 _EMPTY = "–"
 
-NOTE = (
-    "Values with 95 % intervals in brackets; `interval` says what they cover. "
-    "Everything at full precision, with run ids, is in the CSV file of the same name."
-)
-
 _NAMES = {
     "dataset": "data set",
     "n_seeds": "seeds",
@@ -74,52 +69,6 @@ def blocks(frame: pd.DataFrame) -> Iterator[Block]:
         kinds.setdefault(_kind(frame.iloc[positions[0]]), []).append(positions)
     for (table, *_), members in kinds.items():
         yield _block(frame, str(table), members)
-
-
-def as_markdown(frame: pd.DataFrame) -> str:
-    """Pipe tables under headings."""
-    parts: list[str] = []
-    table = None
-    for block in blocks(frame):
-        if block.table != table:
-            table = block.table
-            parts += [f"## {_markdown(table)}", NOTE]
-        if block.heading:
-            parts.append(f"**{_markdown(block.heading)}**")
-        cells = [block.columns, *block.lines]
-        rows = ["| " + " | ".join(map(_markdown, line)) + " |" for line in cells]
-        rows.insert(1, "|" + " --- |" * len(block.columns))
-        parts.append("\n".join(rows))
-    return "\n\n".join(parts) + "\n" if parts else "No rows.\n"
-
-
-def as_latex(frame: pd.DataFrame) -> str:
-    """booktabs tabulars, to be \\input; needs the package booktabs."""
-    parts = ["% Needs \\usepackage{booktabs}. " + NOTE]
-    for block in blocks(frame):
-        caption = f"{block.table}: {block.heading}" if block.heading else block.table
-        wide = {i for i, name in enumerate(block.columns) if name in ("setting", "machine")}
-        form = "".join("p{6cm}" if i in wide else "l" for i in range(len(block.columns)))
-        body = [" & ".join(map(_latex, line)) + r" \\" for line in block.lines]
-        head = " & ".join(map(_latex, block.columns)) + r" \\"
-        parts.append(
-            "\n".join(
-                [
-                    r"\begin{table}[htbp]",
-                    r"\centering\footnotesize",
-                    rf"\caption{{{_latex(caption)}}}",
-                    rf"\begin{{tabular}}{{{form}}}",
-                    r"\toprule",
-                    head,
-                    r"\midrule",
-                    *body,
-                    r"\bottomrule",
-                    r"\end{tabular}",
-                    r"\end{table}",
-                ]
-            )
-        )
-    return "\n\n".join(parts) + "\n"
 
 
 def _kind(row: pd.Series) -> tuple[object, ...]:
@@ -188,30 +137,3 @@ def _number(value: float, unit: str) -> str:
     if float(value).is_integer():
         return str(int(value))
     return f"{value:.4g}"
-
-
-def _markdown(text: str) -> str:
-    for character in "\\|_*<`":
-        text = text.replace(character, "\\" + character)
-    return text.replace("\n", " ")
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"$<$",
-    ">": r"$>$",
-    "–": "--",
-}
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)

@@ -1,4 +1,4 @@
-"""The tables by name, and their files: full and tidy as CSV, readable as Markdown and LaTeX."""
+"""The tables by name, and their files: full and tidy as CSV, readable as Markdown, LaTeX and HTML."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from dvfl.report.audit import build_audit, build_audit_classes
 from dvfl.report.checks import build_checks
 from dvfl.report.claims import build_claims
 from dvfl.report.efficiency import build_efficiency
+from dvfl.report.formats import as_html, as_latex, as_markdown
 from dvfl.report.inputs import TABLES as FOLDER
-from dvfl.report.layout import as_latex, as_markdown
 from dvfl.report.protocol_effects import build_protocol_effects
 from dvfl.report.released_loss import build_released_loss
 from dvfl.report.results import ReportError, require
@@ -36,11 +36,13 @@ ON_DEMAND = {"protocol_effects": build_protocol_effects}  # a study of its own, 
 
 
 def write_table(frame: pd.DataFrame, path: str | Path) -> None:
-    """Write `path`.csv, .md and .tex; the same frame gives the same bytes."""
+    """Write `path`.csv, .md, .tex and .html; the same frame gives the same bytes."""
+    csv = as_csv(frame)
     contents = {
-        "csv": as_csv(frame),
+        "csv": csv,
         "md": as_markdown(frame),
         "tex": as_latex(frame),
+        "html": as_html(frame, csv, Path(path).name),
     }
     for ending, content in contents.items():
         with atomic(Path(f"{path}.{ending}")) as partial:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from base64 import b64decode
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from dvfl.report.formats import as_html, as_latex, as_markdown
 from dvfl.report.inputs import table_inputs
-from dvfl.report.layout import as_latex, as_markdown
 from dvfl.report.results import ReportError
 from dvfl.report.rows import COLUMNS, setting, setting_parts, table_frame
 from dvfl.report.tables import TABLES, read_table, write_all, write_table
@@ -23,7 +25,7 @@ def test_files_and_determinism(tree, make_tables):
     make_tables(config)
     first = written()
     names = [*TABLES, "all"]
-    assert set(first) == {f"{name}.{ending}" for name in names for ending in ("csv", "md", "tex")}
+    assert set(first) == {f"{name}.{ending}" for name in names for ending in ("csv", "md", "tex", "html")}
     make_tables(config)
     assert written() == first
     assert all(b"\r" not in content for content in first.values())
@@ -87,6 +89,16 @@ def test_a_broken_file_is_named(tree):
 def one_row(**values: object) -> pd.DataFrame:
     row = {"dataset": "my_set", "arm": "a & b", "metric": "top1", "unit": "percent", "value": 61.25}
     return table_frame("accuracy", [row | values])
+
+
+def test_a_page_holds_the_table_and_its_csv_file():
+    frame = one_row(ci_low=50.04, ci_high=72.0, setting="interval=<b>")
+    page = as_html(frame, "a,b\n1,2\n", "accuracy")
+    assert "<td>61.2 [50.0,&nbsp;72.0]</td>" in page and "<td>a &amp; b</td>" in page and "<th>top-1 (%)</th>" in page
+    assert "&lt;b&gt;" in page and "<b>" not in page
+    (data,) = re.findall(r'download="accuracy.csv" href="data:text/csv;base64,([^"]+)"', page)
+    assert b64decode(data) == b"a,b\n1,2\n"
+    assert "No rows." in as_html(frame.iloc[:0], "", "accuracy")
 
 
 def test_markdown_and_latex_are_escaped():

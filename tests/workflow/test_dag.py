@@ -37,7 +37,9 @@ def test_everything_promised_is_there(pipeline):
     assert set(measured["arm"]) == {"teacher", "student", "distilled"}
     assert (measured["run_ids"].str.fullmatch(r"[0-9a-f]{32}(;[0-9a-f]{32})*")).all()
     for name in ("accuracy", "efficiency", "ablation", "claims", "all"):
-        assert all((pipeline / f"results/tables/{name}.{ending}").stat().st_size for ending in ("csv", "md", "tex"))
+        assert all(
+            (pipeline / f"results/tables/{name}.{ending}").stat().st_size for ending in ("csv", "md", "tex", "html")
+        )
     for figure in ("accuracy_vs_params", "training_curves", "confusion", "alpha_temperature", "labelled_clips"):
         assert all((pipeline / f"results/figures/{figure}.{ending}").stat().st_size for ending in ("png", "pdf", "csv"))
 

@@ -8,17 +8,17 @@ rule tables:
         ready=ancient("results/tracking/ready.json"),
     output:
         all="results/tables/all.csv",
-        formats=[f"results/tables/all.{ending}" for ending in ("md", "tex")],
-        each=[
+        formats=[f"results/tables/all.{ending}" for ending in ("md", "tex", "html")],
+        each=[f"results/tables/{table}.{ending}" for table in steps.TABLES for ending in ("csv", "md", "tex")],
+        pages=[
             report(
-                f"results/tables/{table}.csv",
+                f"results/tables/{table}.html",
                 caption=f"../report/{table}.rst",
                 category="Tables",
                 labels={"table": table},
             )
             for table in steps.TABLES
         ],
-        each_format=[f"results/tables/{table}.{ending}" for table in steps.TABLES for ending in ("md", "tex")],
     log:
         "results/logs/tables.log",
     conda:
@@ -81,8 +81,9 @@ rule protocol_effects:
     input:
         lambda wc: steps.protocol_effects_inputs(CONFIG),
     output:
-        table=report(
-            "results/tables/protocol_effects.csv",
+        table="results/tables/protocol_effects.csv",
+        page=report(
+            "results/tables/protocol_effects.html",
             caption="../report/protocol_effects.rst",
             category="Tables",
             labels={"table": "protocol_effects"},
