@@ -619,7 +619,8 @@ def ui(config: Config, port: int) -> None:
     from dvfl.track import deliver_pending, ui_command, ui_environment
 
     deliver_pending(config.tracking)
-    say(f"MLflow at http://127.0.0.1:{port} (Ctrl-C ends it)")
+    # Its own first page is about language models, and shows no training.
+    say(f"MLflow at http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning (Ctrl-C ends it)")
     sys.exit(subprocess.run(ui_command(config.tracking, port), env=ui_environment(config.tracking)).returncode)
 
 
