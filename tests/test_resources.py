@@ -90,7 +90,8 @@ def test_only_what_runs_here_is_restricted_to_the_machine():
 
 def test_a_job_keeps_the_config_that_it_was_submitted_with(empty_project, monkeypatch):
     monkeypatch.setenv("DVFL_CONFIG", "nowhere.yaml")  # somebody's own: it means nothing to the pipeline
-    monkeypatch.setenv("PATH", os.environ["PATH"])
+    for name in ("PATH", "DVFL_BEGAN"):  # so that they are put back
+        monkeypatch.setenv(name, os.environ.get(name, ""))
     raw = yaml.safe_load(DEFAULT.read_text())
     assert launch.config_for_jobs(raw, workflow(nodes=4)).seeds == raw["seeds"]
     submitted = os.environ["DVFL_CONFIG"]

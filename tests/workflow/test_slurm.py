@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pandas as pd
@@ -32,7 +32,11 @@ MEASURED = r"latency|throughput|clips_per_second|memory|seconds|peak"
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with cluster.slurm(tmp_path_factory.mktemp("slurm")):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(cluster.slurm(tmp_path_factory.mktemp("slurm")))
+        except AssertionError as error:
+            pytest.skip(f"SLURM is installed, but does not start here: {error}")
         yield
 
 
