@@ -114,9 +114,7 @@ class LiteralStage(nn.Module):
 class LiteralVideoFocalNet(nn.Module):
     """(B, T, 3, H, W) -> logits (B, num_classes)."""
 
-    def __init__(
-        self, *, num_classes: int, embed_dim: int, depths: Sequence[int], drop_path_rate: float = 0.0
-    ) -> None:
+    def __init__(self, *, num_classes: int, embed_dim: int, depths: Sequence[int], drop_path_rate: float = 0.0) -> None:
         super().__init__()
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), dtype=torch.float64).tolist())
         self.patch_embed = LiteralPatches(3, embed_dim, 4)
