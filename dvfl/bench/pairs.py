@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -119,7 +120,11 @@ def chosen(names: Sequence[str] = (), quick: bool = False) -> list[Pair]:
 
 @dataclass(frozen=True)
 class Result:
-    """One row of the table; ratios are slow / fast, `met` is None where nothing was asked."""
+    """One row of the table; ratios are slow / fast, `met` is None where nothing was asked.
+
+    cpu_ratio: of the medians of CPU seconds, of this process and those that it waited for: what is left of the ratio
+    where other work on the machine takes its cores away, with one thread at least (more of them spin while they wait).
+    """
 
     name: str
     what: str
@@ -131,6 +136,7 @@ class Result:
     ratio: float
     ratio_q1: float
     ratio_q3: float
+    cpu_ratio: float
     rounds: int
     target: str
     met: bool | None
@@ -155,14 +161,37 @@ def measure(pair: Pair, sizes: Sizes) -> Result:
     if sides.amount is None:
         for side in filter(None, both):  # kernels are chosen and caches filled
             side()
-    rounds = np.array([[math.nan if side is None else amount(side) for side in both] for _ in range(pair.repeats)])
+    rounds, cpu = [], []
+    for _ in range(pair.repeats):
+        measured = []
+        for side in both:
+            begin = cpu_seconds()
+            measured.append((math.nan, math.nan) if side is None else (amount(side), cpu_seconds() - begin))
+        rounds.append([value for value, _ in measured])
+        cpu.append([value for _, value in measured])
+    rounds, cpu = np.array(rounds), np.median(cpu, axis=0)
     slow, fast = np.median(rounds, axis=0)
     q1, ratio, q3 = np.quantile(rounds[:, 0] / rounds[:, 1], (0.25, 0.5, 0.75))
     return Result(
-        pair.name, pair.what, pair.slow, pair.fast, pair.unit, float(slow), float(fast), float(ratio), float(q1),
-        float(q3), len(rounds), _target(pair), _met(pair, ratio, fast), float(sides.deviation), pair.tolerance,
-        sizes.threads, sides.note,
-    )  # fmt: skip
+        name=pair.name,
+        what=pair.what,
+        slow_side=pair.slow,
+        fast_side=pair.fast,
+        unit=pair.unit,
+        slow=float(slow),
+        fast=float(fast),
+        ratio=float(ratio),
+        ratio_q1=float(q1),
+        ratio_q3=float(q3),
+        cpu_ratio=float(cpu[0] / cpu[1]) if cpu[1] else math.nan,
+        rounds=len(rounds),
+        target=_target(pair),
+        met=_met(pair, ratio, fast),
+        deviation=float(sides.deviation),
+        tolerance=pair.tolerance,
+        threads=sizes.threads,
+        note=sides.note,
+    )
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -170,6 +199,12 @@ def seconds(work: Callable[[], Any]) -> float:
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
+
+
+def cpu_seconds() -> float:
+    """CPU time that this process and its ended children have taken."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def _target(pair: Pair) -> str:

@@ -15,7 +15,18 @@ from dvfl.bench.pairs import Result
 from dvfl.files import atomic
 from dvfl.profile.machine import machine, package_versions
 
-SHOWN = ("what", "slow side", "fast side", "slow", "fast", "ratio [quartiles]", "target", "met", "deviation")
+SHOWN = (
+    "what",
+    "slow side",
+    "fast side",
+    "slow",
+    "fast",
+    "ratio [quartiles]",
+    "of CPU time",
+    "target",
+    "met",
+    "deviation",
+)
 PACKAGES = ("torchvision", "av", "decord", "numpy")
 
 
@@ -69,6 +80,7 @@ def cells(result: Result) -> list[str]:
         "" if math.isnan(result.slow) else f"{result.slow:.3g} {result.unit}",
         f"{result.fast:.3g} {result.unit}",
         "" if math.isnan(result.ratio) else spread,
+        "" if math.isnan(result.cpu_ratio) or not result.rounds > 1 else f"{result.cpu_ratio:.2f}",
         result.target,
         {None: "", True: "yes", False: "no"}[result.met],
         f"{result.deviation:.1e}" if result.tolerance else "",
