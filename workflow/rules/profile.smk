@@ -65,12 +65,11 @@ rule benchmark:
         "results/logs/benchmark.log",
     conda:
         "../../envs/dvfl.yaml"
-    threads: workflow.cores
+    threads: needs.measuring_cores("benchmark")
     resources:
-        machine_cores=usable_cores(workflow.cores),
-        mem_mb=6000,
+        **needs("benchmark"),
     params:
-        timed_threads=usable_cores(workflow.cores),
+        timed_threads=lambda wc, threads: needs.timed_cores(threads),
     message:
         "Measuring fast ways beside plain ones, alone on the machine"
     shell:
