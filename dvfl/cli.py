@@ -462,6 +462,43 @@ def profile(config: Config, model: str, threads: int, larger: bool) -> None:
         )
 
 
+@cli.command()
+@click.argument("names", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every pair; what is done where no NAMES are given, too.")
+@click.option("--quick", is_flag=True, help="The pairs that take two minutes together.")
+@click.option("--threads", default=None, type=int, help="CPU threads of the networks; the usable cores unless given.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("results/tables/benchmark"), show_default=True,
+    help="Files to write, .csv and .md.",
+)  # fmt: skip
+def bench(names: tuple[str, ...], everything: bool, quick: bool, threads: int | None, out: Path) -> None:
+    """Measure what speed is claimed: each fast way beside the plain one, in turn, once their results agree.
+
+    NAMES are pairs, or beginnings of their names.
+    """
+    from rich.console import Console
+
+    from dvfl.bench.pairs import Sizes, Unavailable, chosen, measure
+    from dvfl.bench.table import as_table, circumstances, write_benchmark
+    from dvfl.profile.machine import usable_cores
+    from dvfl.progress import track
+
+    if bool(names) + everything + quick > 1:
+        raise click.UsageError("give NAMES, --all or --quick, one of them")
+    sizes = Sizes(threads=threads or usable_cores())
+    pairs = chosen(names, quick)
+    results, left_out = [], {}
+    for each in track(pairs, len(pairs), "Pairs measured"):
+        try:
+            results.append(measure(each, sizes))
+        except Unavailable as reason:
+            left_out[each.name] = str(reason)
+        write_benchmark(out, results, left_out, circumstances())
+    Console(width=None if sys.stdout.isatty() else 200).print(as_table(results))
+    for name, reason in left_out.items():
+        say(f"{name}: not measured, {reason}")
+
+
 @cli.command("released-loss")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="CSV file to write.")
 def released_loss(out: Path) -> None:

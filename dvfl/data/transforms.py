@@ -5,6 +5,8 @@ Views are uint8 until they are normalised: a quarter of the memory to keep and t
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -27,7 +29,7 @@ class TrainTransform:
 
     def __init__(self, input: InputConfig, allow_flip: bool) -> None:
         size = (input.img_size, input.img_size)
-        jitter = v2.ColorJitter(input.brightness, input.contrast, input.saturation, input.hue)
+        jitter = ColorJitter(input.brightness, input.contrast, input.saturation, input.hue)
         self.short_side = input.short_side
         self._random = v2.Compose(
             [
@@ -67,6 +69,47 @@ class TestTransform:
         shares = (1,) if self.crops == 1 else (0, 1, 2)  # halves of the spare pixels
         corners = [(spare_height * share // 2, spare_width * share // 2) for share in shares]
         return torch.stack([clip[:, :, top : top + self.size, left : left + self.size] for top, left in corners])
+
+
+class ColorJitter(v2.ColorJitter):
+    """torchvision's, draw for draw and level for level but for rounding, with a hue that takes a third of the time.
+
+    Three quarters of the time of the jitter went there, and the jitter takes more than a frame store and the crop.
+    """
+
+    def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
+        changes = {
+            0: ("brightness_factor", v2.functional.adjust_brightness),
+            1: ("contrast_factor", v2.functional.adjust_contrast),
+            2: ("saturation_factor", v2.functional.adjust_saturation),
+            3: ("hue_factor", shift_hue),
+        }
+        for number in params["fn_idx"].tolist():  # in the order that was drawn
+            name, change = changes[number]
+            if params[name] is not None:
+                inpt = change(inpt, params[name])
+        return inpt
+
+
+def shift_hue(image: Tensor, turns: float) -> Tensor:
+    """uint8 (3, H, W) with the hue of every pixel turned by a part of the circle, -0.5 to 0.5.
+
+    In HSV, value v and chroma c stay, and each channel is v - c * clamp(2 - |k - 2|, 0, 1), where k is the distance of
+    the hue, in sixths of the circle, from that channel's own: one formula for the three in place of six cases.
+    """
+    red, green, blue = image.float()
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    sixths = torch.where(
+        value == red,
+        green - blue,
+        torch.where(value == green, (blue - red).add_(chroma, alpha=2), (red - green).add_(chroma, alpha=4)),
+    )
+    hue = sixths.div_(chroma.clamp(min=1)).add_(6 * turns)  # a grey pixel has no chroma, and any hue
+    k = torch.stack([hue + 5, hue + 3, hue + 1])
+    k.sub_(torch.floor(k / 6), alpha=6)
+    weight = k.sub_(2).abs_().neg_().add_(2).clamp_(0, 1)
+    return torch.sub(value, weight.mul_(chroma)).add_(0.5).to(torch.uint8)
 
 
 class PerFrame(nn.Module):

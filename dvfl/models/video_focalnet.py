@@ -296,7 +296,7 @@ class VideoFocalNet(nn.Module):
         """
         if not torch.jit.is_tracing():  # traced sizes are no Python numbers
             self._check_clip(clip)
-        x = self.patch_embed(clip.movedim(2, -1))
+        x = self.patch_embed(clip.movedim(2, -1).contiguous())  # the stem gives tokens in the layout that it is given
         for stage in self.layers:
             x = stage(x)
         return self.norm(x).mean((2, 3)).flatten(0, 1)

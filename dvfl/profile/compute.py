@@ -31,6 +31,7 @@ Handle = Callable[[list[Any], list[Any]], Any]
 _NOT_MACS = ("adaptive_avg_pool2d", "upsample_nearest2d", "upsample_bilinear2d", "grid_sampler")
 
 _PER_RESULT = elementwise_flop_counter(input_scale=0, output_scale=1)
+_TWO_PER_RESULT = elementwise_flop_counter(input_scale=0, output_scale=2)
 _PER_INPUT = elementwise_flop_counter(input_scale=1, output_scale=0)
 _OTHER_PER_RESULT = (
     "add", "add_", "sub", "sub_", "rsub", "mul", "mul_", "div", "div_", "neg", "pow", "exp",
@@ -111,6 +112,7 @@ def _handles(model: nn.Module, clips: Tensor) -> dict[str, Handle | None]:
         macs.pop(f"aten::{name}", None)
     macs["aten::scaled_dot_product_attention"] = _attention_macs
     other = {f"aten::{name}": _PER_RESULT for name in _OTHER_PER_RESULT}
+    other |= {"aten::addcmul": _TWO_PER_RESULT}  # a product and a sum
     other |= {f"aten::{name}": _PER_INPUT for name in _OTHER_PER_INPUT}
     activations = dict(ActivationCountAnalysis(model, clips)._op_handles)
     groups = {"macs": macs, "other": other, "activations": activations}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from dvfl.models.focal_modulation import FocalModulation
+from dvfl.models.focal_modulation import DepthwiseConv, FocalModulation
 
 DIM, FRAMES, SIZE = 4, 9, 15
 GLOBAL = 2  # the last gate of two focal levels
@@ -106,6 +106,22 @@ def test_post_norm_makes_the_output_indifferent_to_the_modulators_scale():
         modulation.h.weight.mul_(7)
         modulation.h.bias.mul_(7)
     assert_close(modulation(tokens()), before)
+
+
+def test_bfloat16_gradients_of_a_depthwise_convolution_are_those_of_float32():
+    torch.manual_seed(0)
+    conv = DepthwiseConv(DIM, kernel=5)
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        x = tokens()[0].permute(0, 3, 1, 2).to(dtype).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            out = conv(x)
+        assert out.dtype == dtype
+        out.float().square().sum().backward()
+        gradients.append((x.grad.float(), conv.weight.grad))
+        conv.weight.grad = None
+    for own, wanted in zip(gradients[1], gradients[0], strict=True):
+        assert (own - wanted).abs().max() <= 0.02 * wanted.abs().max()
 
 
 @pytest.mark.parametrize(("level", "window", "factor"), [(1, 3, 2), (3, 5, 2), (2, 3, 4)])

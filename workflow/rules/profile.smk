@@ -49,3 +49,28 @@ rule profile_larger_batches:
 rule larger_batches:
     input:
         [f"results/profile/larger_batches/{model}.json" for model in steps.profiled_models(CONFIG)],
+
+
+# Like every table of measured time it is no part of all.csv; the report asks for it.
+rule benchmark:
+    output:
+        table=report(
+            "results/tables/benchmark.csv",
+            caption="../report/benchmark.rst",
+            category="Tables",
+            labels={"table": "benchmark"},
+        ),
+        markdown="results/tables/benchmark.md",
+    log:
+        "results/logs/benchmark.log",
+    conda:
+        "../../envs/dvfl.yaml"
+    threads: needs.measuring_cores("benchmark")
+    resources:
+        **needs("benchmark"),
+    params:
+        timed_threads=lambda wc, threads: needs.timed_cores(threads),
+    message:
+        "Measuring fast ways beside plain ones, alone on the machine"
+    shell:
+        "dvfl bench --quick --threads {params.timed_threads} 2>&1 | tee {log}"

@@ -114,6 +114,7 @@ rule report:
     input:
         rules.tables.output.all,
         rules.figures.output.png,
+        rules.benchmark.output.table,
     output:
         "results/report.html",
     log:

@@ -1,0 +1,176 @@
+"""The networks of the paper: forward passes and training steps, beside the literal transcription."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dvfl.bench.literal import LiteralVideoFocalNet
+from dvfl.bench.pairs import Sides, Sizes, Unavailable, pair
+from dvfl.models import create_model
+from dvfl.models.registry import VIDEO_FOCALNETS
+
+EAGER = "literal transcription, eager, float32"
+SEED = 0
+
+
+def networks(name: str, sizes: Sizes) -> tuple[nn.Module, nn.Module]:
+    """The literal network and ours, of the same weights, in evaluation mode."""
+    torch.set_num_threads(sizes.threads)
+    torch.manual_seed(SEED)
+    ours = create_model(name, num_classes=sizes.num_classes, num_frames=sizes.frames, img_size=sizes.img_size)
+    options = {key: value for key, value in VIDEO_FOCALNETS[name].items() if key != "init"}
+    literal = LiteralVideoFocalNet(num_classes=sizes.num_classes, **options)
+    literal.load_state_dict(ours.state_dict())
+    return literal.eval(), ours.eval()
+
+
+def random_clips(sizes: Sizes, batch: int) -> Tensor:
+    """(B, T, 3, S, S), as if normalised."""
+    generator = torch.Generator().manual_seed(SEED)
+    return torch.randn(batch, sizes.frames, 3, sizes.img_size, sizes.img_size, generator=generator)
+
+
+def forward(sizes: Sizes, name: str, batch: int, mode: str) -> Sides:
+    """A forward pass: ours in float32, in bfloat16 throughout, or compiled in bfloat16."""
+    literal, ours = networks(name, sizes)
+    clips = random_clips(sizes, batch)
+    if mode == "compiled":
+        _require_compiler()
+    inputs = clips if mode == "float32" else clips.bfloat16()
+    fast = ours if mode == "float32" else ours.bfloat16()
+    fast = torch.compile(fast) if mode == "compiled" else fast
+    with torch.inference_mode():
+        wanted, found = literal(clips), fast(inputs).float()
+    kept = (wanted.argmax(1) == found.argmax(1)).sum().item()
+    largest = wanted.abs().max().item()
+    return Sides(
+        slow=_inference(literal, clips),
+        fast=_inference(fast, inputs),
+        deviation=(wanted - found).abs().max().item(),
+        note=f"top-1 of {kept} of {batch} clips as in float32; the largest logit is {largest:.2g}",
+    )
+
+
+def _inference(network: nn.Module, clips: Tensor) -> Callable[[], Tensor]:
+    return torch.inference_mode()(partial(network, clips))
+
+
+def _require_compiler() -> None:
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise Unavailable("torch.compile needs a C++ compiler, and there is none") from error
+
+
+for _name in ("vfl_net", "video_focalnet_base"):
+    for _batch in (1, 4):
+        _about = {"what": f"forward, {_name}, 8x224x224, batch {_batch}", "slow": EAGER}
+        _quick = _name == "vfl_net" and _batch == 1
+        pair(
+            f"forward/{_name}/batch{_batch}/float32", **_about, fast="ours, eager, float32", target=1.25,
+            tolerance=1e-5, quick=_quick,
+        )(partial(forward, name=_name, batch=_batch, mode="float32"))  # fmt: skip
+        pair(
+            f"forward/{_name}/batch{_batch}/bfloat16", **_about, fast="ours, eager, bfloat16", target=2.2,
+            tolerance=2e-2, quick=_quick,
+        )(partial(forward, name=_name, batch=_batch, mode="bfloat16"))  # fmt: skip
+pair(
+    "forward/vfl_net/batch1/compiled", what="forward, vfl_net, 8x224x224, batch 1", slow=EAGER,
+    fast="ours, torch.compile, bfloat16", target=2.2, tolerance=2e-2,
+)(partial(forward, name="vfl_net", batch=1, mode="compiled"))  # fmt: skip
+
+
+class Step:
+    """Training steps of a network: SGD with Nesterov momentum, as the paper's."""
+
+    def __init__(self, network: nn.Module, clips: Tensor, num_classes: int, precision: str) -> None:
+        self.network, self.clips, self.precision = network.train(), clips, precision
+        self.labels = torch.arange(len(clips)) % num_classes
+        self.optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
+
+    def __call__(self) -> None:
+        self.gradients()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def gradients(self) -> Tensor:
+        """Gradients of the loss, which is returned; stochastic depth is the same in every call."""
+        torch.manual_seed(SEED)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
+            loss = F.cross_entropy(self.network(self.clips), self.labels)
+        loss.backward()
+        return loss.detach()
+
+
+def training_step(sizes: Sizes, precision: str) -> Sides:
+    """A step on a batch: the gradients of both sides are compared over all parameters together."""
+    literal, ours = networks("vfl_net", sizes)
+    clips = random_clips(sizes, sizes.step_batch)
+    steps = Step(literal, clips, sizes.num_classes, "float32"), Step(ours, clips, sizes.num_classes, precision)
+    gradients = []
+    for step in steps:
+        step.gradients()
+        gradients.append({name: parameter.grad for name, parameter in step.network.named_parameters()})
+    off = sum((gradients[1][name] - wanted).square().sum() for name, wanted in gradients[0].items())
+    whole = sum(wanted.square().sum() for wanted in gradients[0].values())
+    for step in steps:
+        step.optimizer.zero_grad(set_to_none=True)
+    return Sides(*steps, deviation=(off / whole).sqrt().item(), note="deviation: of all gradients, relative")
+
+
+def step_memory(sizes: Sizes, precision: str) -> Sides:
+    """Peak resident memory of a process that takes two steps, in MB; what PyTorch itself takes is in it."""
+
+    def peak(side: str, precision: str) -> float:
+        request = {"side": side, "precision": precision, "sizes": vars(sizes)}
+        command = [sys.executable, "-m", "dvfl.bench.models"]
+        done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=True)
+        return json.loads(done.stdout.splitlines()[-1])["peak_mb"]
+
+    return Sides(
+        slow=partial(peak, "literal", "float32"),
+        fast=partial(peak, "ours", precision),
+        amount=lambda work: work(),
+        note="of the whole process, PyTorch included",
+    )
+
+
+def take_steps(side: str, precision: str, sizes: Sizes) -> dict[str, Any]:
+    """Two training steps of one side in this process, and its peak memory."""
+    from dvfl.profile.machine import peak_bytes
+
+    literal, ours = networks("vfl_net", sizes)
+    network = literal if side == "literal" else ours
+    del literal, ours
+    step = Step(network, random_clips(sizes, sizes.step_batch), sizes.num_classes, precision)
+    for _ in range(2):
+        step()
+    return {"peak_mb": peak_bytes() / 1e6}
+
+
+for _precision, _tolerance in (("float32", 1e-4), ("bfloat16", 5e-2)):
+    _about = {"what": "training step, vfl_net, batch 8", "slow": EAGER, "fast": f"ours, {_precision}"}
+    pair(f"step/vfl_net/{_precision}", **_about, target=2.5, tolerance=_tolerance)(
+        partial(training_step, precision=_precision)
+    )
+    _about["what"] = "peak memory of that step"
+    pair(f"memory/vfl_net/{_precision}", **_about, target=1 / 0.6, unit="MB", repeats=1)(
+        partial(step_memory, precision=_precision)
+    )
+
+
+if __name__ == "__main__":
+    asked = json.load(sys.stdin)
+    print(json.dumps(take_steps(asked["side"], asked["precision"], Sizes(**asked["sizes"]))))

@@ -1,0 +1,131 @@
+"""The oracle agrees with the golden values, a pair that disagrees is refused, and the table says what was measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors import safe_open
+
+from dvfl.bench import pairs
+from dvfl.bench.literal import LiteralVideoFocalNet
+from dvfl.bench.pairs import Disagreement, Pair, Result, Sides, Sizes, Unavailable, chosen, measure
+from dvfl.cli import cli
+from dvfl.errors import UserError
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+TINY = Sizes(
+    frames=2, img_size=32, short_side=36, num_classes=5, step_batch=2, clip_frames=8, clip_height=48, large_frames=8,
+    large_height=90, clips=2, threads=1,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["nano_like", "two_deep_eight_frames"])
+def test_the_literal_network_gives_the_golden_logits_and_gradients(name):
+    with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
+        values = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        config = json.loads(file.metadata()["config"])
+    known = {key: config[key] for key in ("num_classes", "embed_dim", "depths")}
+    model = LiteralVideoFocalNet(**known)
+    model.load_state_dict({key[6:]: value for key, value in values.items() if key.startswith("state.")})
+    logits = model(values["input"])
+    assert (logits - values["logits"]).abs().max() <= 1e-5 * values["logits"].abs().max()
+    (logits * values["probe"]).sum().backward()
+    for key, parameter in model.named_parameters():
+        if f"grad.{key}" in values:
+            wanted = values[f"grad.{key}"]
+            assert (parameter.grad - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+@pytest.mark.parametrize(
+    "name", ["forward/vfl_net/batch1/float32", "forward/vfl_net/batch1/bfloat16", "step/vfl_net/float32",
+             "loader/ucf101/live", "loader/ucf101/stored", "loader/720p/stored"],
+)  # fmt: skip
+def test_both_sides_of_a_pair_agree_and_are_timed(name):
+    if name.startswith("loader"):
+        pytest.importorskip("decord")
+    result = measure(pairs.all_pairs()[name], TINY)
+    assert result.rounds >= 5
+    assert result.slow > 0 and result.fast > 0
+    assert result.ratio_q1 <= result.ratio <= result.ratio_q3
+    assert result.deviation <= result.tolerance
+
+
+def a_pair(sides: Sides, **about) -> Pair:
+    about = {"tolerance": 0.1, "target": 2.0} | about
+    return Pair(name="p", what="w", slow="s", fast="f", prepare=lambda sizes: sides, **about)
+
+
+@pytest.mark.parametrize("deviation", [0.2, float("nan")])
+def test_a_pair_that_disagrees_is_refused_before_it_is_timed(deviation):
+    def never():
+        raise AssertionError("timed all the same")
+
+    with pytest.raises(Disagreement, match=r"p: the sides differ by"):
+        measure(a_pair(Sides(never, never, deviation)), TINY)
+
+
+def test_a_broken_network_is_refused(monkeypatch):
+    from dvfl.bench import models
+
+    def broken(*arguments, build=models.create_model, **options):
+        network = build(*arguments, **options)
+        network.head.register_forward_hook(lambda module, inputs, output: output * 1.001)
+        return network
+
+    monkeypatch.setattr(models, "create_model", broken)
+    with pytest.raises(Disagreement):
+        measure(pairs.all_pairs()["forward/vfl_net/batch1/float32"], TINY)
+
+
+def test_sides_are_measured_in_turn():
+    calls = []
+    sides = Sides(lambda: calls.append("slow"), lambda: calls.append("fast"))
+    measure(a_pair(sides), TINY)
+    assert calls == ["slow", "fast"] * (pairs.REPEATS + 1)  # once to warm up
+
+
+def test_ratio_spread_and_what_was_met():
+    amounts = iter([8, 2, 6, 2, 4, 2, 2, 2, 10, 2])  # slow, fast, ...
+    sides = Sides(lambda: 0, lambda: 0, amount=lambda side: next(amounts))
+    result = measure(a_pair(sides), TINY)
+    assert (result.slow, result.fast) == (6, 2)
+    assert (result.ratio_q1, result.ratio, result.ratio_q3) == (2, 3, 4)
+    assert result.met is True and result.target == ">= 2x"
+    one_side = Sides(None, lambda: 0, amount=lambda side: 5.0)
+    assert measure(a_pair(one_side, target=None, limit=4.0), TINY).met is False
+
+
+def test_quick_is_a_part_and_names_are_beginnings():
+    assert {pair.name for pair in chosen(quick=True)} < {pair.name for pair in chosen()}
+    assert {pair.name for pair in chosen(["start/plan"])} == {"start/plan/seconds", "start/plan/memory"}
+    with pytest.raises(UserError, match="no pair is called 'forwards'"):
+        chosen(["forwards"])
+    with pytest.raises(ValueError, match="registered already"):
+        pairs.pair("start/help", what="", slow="", fast="")(lambda sizes: None)
+
+
+def test_the_command_writes_the_table(monkeypatch, tmp_path):
+    def missing(sizes):
+        raise Unavailable("no such thing here")
+
+    registered = {
+        "a": a_pair(Sides(lambda: torch.zeros(1), lambda: None, note="hm")),
+        "b": Pair(name="b", what="w", slow="s", fast="f", prepare=missing),
+    }
+    monkeypatch.setattr(pairs, "all_pairs", lambda: registered)
+    done = CliRunner().invoke(cli, ["bench", "--threads", "1", "--out", str(tmp_path / "benchmark")])
+    assert done.exit_code == 0, done.output
+    table = pd.read_csv(tmp_path / "benchmark.csv")
+    assert {field.name for field in fields(Result)} < set(table.columns)
+    assert {"date", "cpu", "usable_cores", "torch", "python"} < set(table.columns)
+    assert table["threads"].tolist() == [1]
+    text = (tmp_path / "benchmark.md").read_text()
+    assert "p: hm" in text and "b: not measured, no such thing here" in text
+    refused = CliRunner().invoke(cli, ["bench", "--quick", "--all"])
+    assert refused.exit_code == 2
