@@ -1,10 +1,11 @@
-"""The benchmark as a table: on the terminal, as CSV, as Markdown."""
+"""The benchmark as a table: on the terminal, as CSV, as Markdown, as a page."""
 
 from __future__ import annotations
 
 import datetime
 import math
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.table import Table
 from dvfl.bench.pairs import Result
 from dvfl.files import atomic
 from dvfl.profile.machine import machine, package_versions
+from dvfl.report.formats import csv_link, html_page, html_table
 
 SHOWN = (
     "what",
@@ -44,10 +46,12 @@ def as_frame(results: Sequence[Result], about: Mapping[str, Any]) -> pd.DataFram
 def write_benchmark(
     path: Path, results: Sequence[Result], left_out: Mapping[str, str], about: Mapping[str, Any]
 ) -> None:
-    """Write `path`.csv and `path`.md; `left_out` are pairs that could not be measured, with the reason."""
+    """Write `path`.csv, .md and .html; `left_out` are pairs that could not be measured, with the reason."""
+    csv = as_frame(results, about).to_csv(index=False, float_format="%.6g", lineterminator="\n")
     contents = {
-        "csv": as_frame(results, about).to_csv(index=False, float_format="%.6g", lineterminator="\n"),
+        "csv": csv,
         "md": as_markdown(results, left_out, about),
+        "html": as_html(results, left_out, about, csv_link(csv, path.name)),
     }
     for ending, content in contents.items():
         with atomic(path.with_suffix(f".{ending}")) as partial:
@@ -55,13 +59,31 @@ def write_benchmark(
 
 
 def as_markdown(results: Sequence[Result], left_out: Mapping[str, str], about: Mapping[str, Any]) -> str:
-    lines = [", ".join(f"{key} {value}" for key, value in about.items()), ""]
+    lines = [_said(about), ""]
     lines += [f"| {' | '.join(SHOWN)} |", "|" + " --- |" * len(SHOWN)]
     lines += [f"| {' | '.join(cells(result))} |" for result in results]
-    lines += ["", "Both sides in turn in one process; medians over rounds, the quartiles are of the rounds' ratios."]
-    lines += [f"- {result.name}: {result.note}" for result in results if result.note]
-    lines += [f"- {name}: not measured, {reason}" for name, reason in left_out.items()]
+    lines += ["", HOW, *(f"- {note}" for note in notes(results, left_out))]
     return "\n".join(lines) + "\n"
+
+
+def as_html(results: Sequence[Result], left_out: Mapping[str, str], about: Mapping[str, Any], link: str) -> str:
+    """A page; `link` is an element that stands for the CSV file."""
+    paragraphs = [escape(_said(about)), escape(HOW), *map(escape, notes(results, left_out)), f"All of it: {link}"]
+    table = html_table(SHOWN, map(cells, results))
+    return html_page(["<h1>benchmark</h1>", table, *(f"<p>{paragraph}</p>" for paragraph in paragraphs)])
+
+
+HOW = "Both sides in turn in one process; medians over rounds, the quartiles are of the rounds' ratios."
+
+
+def _said(about: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in about.items())
+
+
+def notes(results: Sequence[Result], left_out: Mapping[str, str]) -> list[str]:
+    """What the numbers alone do not say."""
+    said = [f"{result.name}: {result.note}" for result in results if result.note]
+    return said + [f"{name}: not measured, {reason}" for name, reason in left_out.items()]
 
 
 def as_table(results: Sequence[Result]) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from collections.abc import Iterable, Sequence
 from html import escape
 
 import pandas as pd
@@ -64,9 +65,7 @@ def as_latex(frame: pd.DataFrame) -> str:
 
 def as_html(frame: pd.DataFrame, csv: str, name: str) -> str:
     """A page for a browser and for Snakemake's report, with the CSV file, `name`.csv, in it."""
-    data = b64encode(csv.encode()).decode()
-    link = f'<a download="{escape(name)}.csv" href="data:text/csv;base64,{data}">Save that file.</a>'
-    parts = [f"<p>{escape(NOTE.replace('`', ''))} {link}</p>"]
+    parts = [f"<p>{escape(NOTE.replace('`', ''))} {csv_link(csv, name)}</p>"]
     table = None
     for block in blocks(frame):
         if block.table != table:
@@ -74,12 +73,28 @@ def as_html(frame: pd.DataFrame, csv: str, name: str) -> str:
             parts.append(f"<h1>{escape(table)}</h1>")
         if block.heading:
             parts.append(f"<h2>{escape(block.heading)}</h2>")
-        head, body = _row("th", block.columns), "".join(_row("td", line) for line in block.lines)
-        parts.append(f"<table>\n<thead>{head}</thead>\n<tbody>\n{body}</tbody>\n</table>")
-    return _PAGE.format(body="\n".join(parts if table else [*parts, "<p>No rows.</p>"]))
+        parts.append(html_table(block.columns, block.lines))
+    return html_page(parts if table else [*parts, "<p>No rows.</p>"])
 
 
-def _row(tag: str, cells: list[str]) -> str:
+def html_page(parts: Iterable[str]) -> str:
+    """A document of these elements."""
+    return _PAGE.format(body="\n".join(parts))
+
+
+def html_table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table element of plain text."""
+    head, body = _row("th", columns), "".join(_row("td", line) for line in lines)
+    return f"<table>\n<thead>{head}</thead>\n<tbody>\n{body}</tbody>\n</table>"
+
+
+def csv_link(csv: str, name: str) -> str:
+    """A link that saves a CSV file, which it holds, as `name`.csv."""
+    data = b64encode(csv.encode()).decode()
+    return f'<a download="{escape(name)}.csv" href="data:text/csv;base64,{data}">Save that file.</a>'
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
     whole = [re.sub(r"(\[\S+), (\S+\])", "\\1,&nbsp;\\2", escape(cell)) for cell in cells]  # an interval, in one line
     return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in whole) + "</tr>\n"
 

@@ -54,8 +54,9 @@ rule larger_batches:
 # Like every table of measured time it is no part of all.csv; the report asks for it.
 rule benchmark:
     output:
-        table=report(
-            "results/tables/benchmark.csv",
+        table="results/tables/benchmark.csv",
+        page=report(
+            "results/tables/benchmark.html",
             caption="../report/benchmark.rst",
             category="Tables",
             labels={"table": "benchmark"},
@@ -73,4 +74,4 @@ rule benchmark:
     message:
         "Measuring fast ways beside plain ones, alone on the machine"
     shell:
-        "dvfl bench --quick --threads {params.timed_threads} 2>&1 | tee {log}"
+        "dvfl bench --quick --threads {params.timed_threads} 2>&1 | tee -i {log}"
