@@ -58,7 +58,7 @@ def export_run(config: Config, run: Run, precision: Precision) -> dict[str, Any]
         graph = in_precision(graph, precision, _batches(shown, 1) if shown else (), Path(folder))
         set_about(graph, about)
         package("onnx").save(graph, candidate)
-        networks = {ORIGINAL: _eager(model)} | {
+        networks = {ORIGINAL: eager(model)} | {
             runtime: load(candidate, runtime, precision, settings.train.threads) for runtime in RUNTIMES
         }
         report = about | _checked(config, run, data, settings, networks, precision)
@@ -127,7 +127,8 @@ def _batches(dataset: ClipDataset, at_once: int) -> Iterator[NDArray[np.float32]
         yield clips
 
 
-def _eager(model: nn.Module) -> Network:
+def eager(model: nn.Module) -> Network:
+    """PyTorch's network as a function of the same kind as the exported ones, with PyTorch's present threads."""
     def run(clips: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():
             return model(torch.from_numpy(clips)).numpy()
