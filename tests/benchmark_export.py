@@ -1,4 +1,4 @@
-"""Exported networks against PyTorch's eager float32, at the paper's sizes: python tests/benchmark_export.py [--threads 2]
+"""Exported networks against PyTorch's eager float32, at the paper's sizes: python tests/benchmark_export.py
 
 Every form runs in turn in one process, so that whatever else the machine does meets all alike; the ratio is the median
 over turns of eager's time over the form's, its spread the quartiles. Prints a Markdown table.

@@ -129,6 +129,7 @@ def _batches(dataset: ClipDataset, at_once: int) -> Iterator[NDArray[np.float32]
 
 def eager(model: nn.Module) -> Network:
     """PyTorch's network as a function of the same kind as the exported ones, with PyTorch's present threads."""
+
     def run(clips: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():
             return model(torch.from_numpy(clips)).numpy()

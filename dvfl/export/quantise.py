@@ -4,7 +4,7 @@ int8 is post-training quantisation by ONNX Runtime's own tool. Weights of convol
 for each output channel; what goes into them gets one, from the range that calibration clips show. What comes out stays
 float: gates, norms and sums stand between two products, and rounding twice costs more than it saves. On vfl_net with
 random weights that takes the error of the logits from 13 % of the largest to 1 %. NNCF, the other maintained tool,
-quantises the gates as well, and OpenVINO then refuses the graph.
+by default quantises the gates as well, and OpenVINO then refuses the graph.
 """
 
 from __future__ import annotations
