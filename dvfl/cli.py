@@ -681,6 +681,36 @@ def predict(clips: tuple[Path, ...], directory: Path, top: int, plugins: tuple[s
 
 
 @cli.command()
+@with_config
+@click.option("--run", "directory", required=True, type=click.Path(path_type=Path), help="Directory of a trained run.")
+@click.option(
+    "--format", "format_", type=click.Choice(["onnx"]), default="onnx", show_default=True, help="Of the file."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16", "int8"]),
+    default="float32",
+    show_default=True,
+    help="What the file computes in.",
+)
+def export(config: Config, directory: Path, format_: str, precision: Any) -> None:
+    """Write a run's network for ONNX Runtime and OpenVINO: RUN/export/PRECISION.onnx, checked on the run's clips."""
+    from dvfl.export.check import Agreement
+    from dvfl.export.job import export_run
+    from dvfl.plan import parse_run
+
+    report = export_run(config, parse_run(config, directory), precision)
+    click.echo(report["file"])
+    say(f"{report['bytes'] / 1e6:.1f} MB, checked on {report['compared_on']} clips")
+    for runtime, found in report["agreement"].items():
+        say(f"  {runtime}: {Agreement(**found)}")
+    if validation := report.get("validation"):
+        top1 = ", ".join(f"{name} {value:.1%}" for name, value in validation["top1"].items())
+        seen = ", which the run trained on" if validation["trained_on"] else ""
+        say(f"  top-1 on {validation['clips']} validation clips{seen}: {top1}")
+
+
+@cli.command()
 @click.option(
     "--config", "files", multiple=True, type=click.Path(path_type=Path), help="Config file, as for Snakemake."
 )

@@ -284,11 +284,12 @@ def profile_inputs(config: Config, model: str) -> list[Path]:
 def profile_settings(config: Config, model: str) -> str:
     """Digest of what decides a model's profile."""
     run = profiled_runs(config).get(model)
+    exported = ["exported"] if config.profile.exported else []  # what is not asked for leaves no trace
     if run is None:
-        keys = {"num_classes", "frames", "img_size", "batch_sizes", "repeats", "precision"}
+        keys = {"num_classes", "frames", "img_size", "batch_sizes", "repeats", "precision", *exported}
         return digest(config.profile.model_dump(include=keys))
     settings = plan.run_settings(config, run)
-    keys = {"batch_sizes", "repeats_small", "precision"}
+    keys = {"batch_sizes", "repeats_small", "precision", *exported}
     size = settings.input.model_dump(include={"frames", "img_size"})
     return digest([settings.network.model_overrides, size, config.profile.model_dump(include=keys)])
 

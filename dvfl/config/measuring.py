@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from dvfl.config.section import Count, ModelName, Name, Section
+from dvfl.config.section import Count, Fraction, ModelName, Name, Positive, Section
 from dvfl.models.registry import check_model
 
 
@@ -93,12 +93,34 @@ class ProfileConfig(Section):
     repeats: int = Field(5, ge=3, description="Timed forward passes of a paper-size model.")
     repeats_small: int = Field(50, ge=3, description="Timed forward passes of the run's own models.")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="Precision of the timed passes.")
+    exported: list[Literal["float32", "bfloat16", "int8"]] = Field(
+        [],
+        description="Precisions in which each model is also exported to ONNX and timed in ONNX Runtime and OpenVINO, "
+        "on the CPU with as many threads; needs the extra `export`, and minutes for each large model.",
+    )
 
     @model_validator(mode="after")
     def _models_take_the_clips(self) -> ProfileConfig:
         for model in self.paper_models:
             check_model(model, num_frames=self.frames, img_size=self.img_size)
         return self
+
+
+class ExportConfig(Section):
+    """How `dvfl export` makes and checks its files."""
+
+    check_clips: Count = Field(
+        500, description="Clips that an exported file is compared with the original on; drawn where there are more."
+    )
+    bfloat16_tolerance: Positive = Field(
+        5e-3,
+        description="Largest difference of a logit that bfloat16 may make, as a share of the largest logit; more is "
+        "refused. A bfloat16 has 8 bits: networks trained on a small scale can need 2e-2, with the same top-1.",
+    )
+    calibration_clips: Count = Field(64, description="Training clips that int8 takes its ranges from.")
+    max_accuracy_drop: Fraction = Field(
+        0.02, description="Top-1 on the validation subset that int8 may lose, as a fraction; more is refused."
+    )
 
 
 class AuditConfig(Section):

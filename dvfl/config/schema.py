@@ -8,7 +8,14 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 from dvfl.config.datasets import DatasetDefinition, FetchConfig
-from dvfl.config.measuring import AblationConfig, AuditConfig, EvaluateConfig, ProfileConfig, TrackingConfig
+from dvfl.config.measuring import (
+    AblationConfig,
+    AuditConfig,
+    EvaluateConfig,
+    ExportConfig,
+    ProfileConfig,
+    TrackingConfig,
+)
 from dvfl.config.protocols import Protocol
 from dvfl.config.section import Name, Section, nearest
 from dvfl.config.training import ArmConfig, DistillConfig, InputConfig, NetworkConfig, TrainConfig
@@ -53,6 +60,7 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     ablation: AblationConfig = AblationConfig()
     profile: ProfileConfig = ProfileConfig()
+    export: ExportConfig = ExportConfig()
     audit: AuditConfig = AuditConfig()
     tracking: TrackingConfig = TrackingConfig()
     fetch: FetchConfig = FetchConfig()

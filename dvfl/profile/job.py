@@ -41,6 +41,7 @@ def profile_one(config: Config, model: str, threads: int, larger: bool = False) 
         precision=settings.precision,
         threads=threads,
         plugins=config.plugins,
+        exported=settings.exported,
     )
     version = dict(zip(("commit", "dirty"), code_version(), strict=True))
     path = plan.profile_path(f"larger_batches/{model}" if larger else model)
@@ -55,6 +56,10 @@ def profile_one(config: Config, model: str, threads: int, larger: bool = False) 
         tracker.metrics({key: profile[key] for key in ("params", "gmacs", "other_gops", "activations_m", "weights_mb")})
         for batch in profile["batches"]:
             tracker.metrics({f"batch{batch['batch']}.{key}": value for key, value in batch.items() if key != "batch"})
+        for form in profile.get("exported", []):
+            for batch in form["batches"]:
+                place = f"{form['runtime']}.{form['precision']}.batch{batch['batch']}"
+                tracker.metrics({f"{place}.{key}": value for key, value in batch.items() if key != "batch"})
         profile |= version | {"mlflow_run_id": tracker.run_id}
         write_json(path, profile)
         tracker.artifact(path)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Literal
 
 from dvfl.profile.machine import peak_bytes, resident_bytes
+
+if TYPE_CHECKING:  # other runtimes are timed in processes that have no PyTorch in them
+    import torch
+    from torch import Tensor, nn
 
 ENOUGH_FOR_P95 = 20  # with fewer passes, the 95th percentile is the slowest one by another name
 
@@ -55,13 +57,31 @@ def measure(model: nn.Module, clips: Tensor, *, repeats: int, precision: Precisi
 
     Memory is honest in a fresh process only: an allocator keeps what earlier work has returned.
     """
+    import torch
+
     model.eval()
     memory = _CudaMemory(clips.device) if clips.is_cuda else _ProcessMemory()
     bfloat16 = torch.autocast(clips.device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False)
+
+    def synchronise() -> None:
+        if clips.is_cuda:
+            torch.cuda.synchronize(clips.device)
+
     with torch.inference_mode(), bfloat16:
-        for _ in range(_warm_up(repeats)):
-            model(clips)
-        seconds = [_seconds(model, clips) for _ in range(repeats)]
+        return _measured(lambda: model(clips), repeats, memory, synchronise)
+
+
+def measure_call(call: Callable[[], Any], *, repeats: int) -> Measurement:
+    """The same of any pass that ends when the call returns, in a process that holds the network and its clips."""
+    return _measured(call, repeats, _ProcessMemory(), lambda: None)
+
+
+def _measured(
+    call: Callable[[], Any], repeats: int, memory: _ProcessMemory | _CudaMemory, synchronise: Callable[[], None]
+) -> Measurement:
+    for _ in range(_warm_up(repeats)):
+        call()
+    seconds = [_seconds(call, synchronise) for _ in range(repeats)]
     return Measurement(seconds, memory.peak(), max(0, memory.peak() - memory.before))
 
 
@@ -70,17 +90,12 @@ def _warm_up(repeats: int) -> int:
     return max(1, repeats // 10)
 
 
-def _seconds(model: nn.Module, clips: Tensor) -> float:
-    _synchronise(clips)
+def _seconds(call: Callable[[], Any], synchronise: Callable[[], None]) -> float:
+    synchronise()
     begin = time.perf_counter()
-    model(clips)
-    _synchronise(clips)
+    call()
+    synchronise()
     return time.perf_counter() - begin
-
-
-def _synchronise(clips: Tensor) -> None:
-    if clips.is_cuda:
-        torch.cuda.synchronize(clips.device)
 
 
 class _ProcessMemory:
@@ -99,9 +114,11 @@ class _CudaMemory:
     """What PyTorch has allocated on a GPU, from now on."""
 
     def __init__(self, device: torch.device):
-        self.device = device
-        torch.cuda.reset_peak_memory_stats(device)
-        self.before = torch.cuda.memory_allocated(device)
+        from torch import cuda
+
+        self.cuda, self.device = cuda, device
+        cuda.reset_peak_memory_stats(device)
+        self.before = cuda.memory_allocated(device)
 
     def peak(self) -> int:
-        return torch.cuda.max_memory_allocated(self.device)
+        return self.cuda.max_memory_allocated(self.device)

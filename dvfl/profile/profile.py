@@ -6,10 +6,13 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from dvfl.errors import UserError
+from dvfl.export.runtimes import forms
 from dvfl.profile.machine import machine, usable_cores
 
 
@@ -29,6 +32,7 @@ def profile_model(
     precision: Literal["float32", "bfloat16"] = "float32",
     threads: int | None = None,
     plugins: Sequence[str] = (),
+    exported: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Profile of a registered model with initial weights, ready for JSON.
 
@@ -38,6 +42,7 @@ def profile_model(
 
     threads: PyTorch's; all cores that this process may use unless given.
     plugins: of the config; one of them may register the model.
+    exported: precisions in which the model is exported, too, and timed on the CPU in the runtimes that compute so.
 
     Raises ProfileError.
     """
@@ -57,6 +62,7 @@ def profile_model(
     batches = [result["batch"]] + [
         _in_a_fresh_process({**request, "batch": batch, "describe": False})["batch"] for batch in others
     ]
+    also = {"exported": _exported(request, exported, batch_sizes)} if exported else {}
     return {
         "model": name,
         "num_classes": num_classes,
@@ -69,11 +75,38 @@ def profile_model(
         "threads": result["threads"],
         "machine": machine(),
         "batches": batches,
+        **also,
     }
 
 
-def _in_a_fresh_process(request: dict[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "dvfl.profile.worker"]
+def _exported(request: dict[str, Any], precisions: Sequence[str], batch_sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """For each precision and runtime: file_mb (10^6 bytes), threads, batches as above."""
+    found = []
+    sizes = {key: request[key] for key in ("model", "num_classes", "frames", "img_size", "overrides", "plugins")}
+    with tempfile.TemporaryDirectory() as folder:
+        for precision in precisions:
+            file = Path(folder) / f"{precision}.onnx"
+            write = {"precision": precision, "file": str(file), "batch": 1}
+            _in_a_fresh_process({**sizes, **write}, "dvfl.profile.exporter")
+            for runtime in forms(precision):
+                timed = {**request, **write, "runtime": runtime}
+                batches = [_in_a_fresh_process({**timed, "batch": b}, "dvfl.profile.runner") for b in batch_sizes]
+                found.append(
+                    {
+                        "runtime": runtime,
+                        "precision": precision,
+                        "device": "cpu",
+                        "threads": request["threads"],
+                        "file_mb": file.stat().st_size / 1e6,
+                        "batches": batches,
+                    }
+                )
+            file.unlink()
+    return found
+
+
+def _in_a_fresh_process(request: dict[str, Any], module: str = "dvfl.profile.worker") -> dict[str, Any]:
+    command = [sys.executable, "-m", module]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True)
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])

@@ -68,8 +68,17 @@ def _model_rows(profile: Profile) -> Iterator[dict[str, Any]]:
     fixed = {"setting": _input(profile)} | ids
     for metric, unit, key, factor in _OF_MODEL:
         yield fixed | {"metric": metric, "unit": unit, "value": profile[key] * factor}
-    for batch in profile["batches"]:
-        timed = {"setting": _timed(profile, batch)} | ids
+    yield from _timed_rows(profile, profile, ids)
+    for form in profile.get("exported", []):
+        named = {"setting": f"{_input(profile)}; {setting(runtime=form['runtime'], precision=form['precision'])}"} | ids
+        yield named | {"metric": "file_mb", "unit": "MB", "value": form["file_mb"]}
+        yield from _timed_rows(profile, form, ids)
+
+
+def _timed_rows(profile: Profile, form: dict[str, Any], ids: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """Time and memory of a form of the model: PyTorch's, which is the profile itself, or an exported one."""
+    for batch in form["batches"]:
+        timed = {"setting": _timed(profile, batch, form)} | ids
         for metric, unit, key in _OF_BATCH:
             if batch.get(key) is not None:
                 yield timed | {"metric": metric, "unit": unit, "value": batch[key]}
@@ -111,7 +120,8 @@ def _input(profile: Profile) -> str:
     return setting(input=shape, classes=profile["num_classes"])
 
 
-def _timed(profile: Profile, batch: dict[str, Any]) -> str:
-    measured = {key: profile.get(key) for key in _MEASURED_ALIKE}
+def _timed(profile: Profile, batch: dict[str, Any], form: dict[str, Any] | None = None) -> str:
+    form = form or profile
+    measured = {"runtime": form.get("runtime")} | {key: form.get(key) for key in _MEASURED_ALIKE}
     measured["machine"] = profile["machine"]["cpu"]
     return _input(profile) + "; " + setting(batch=batch["batch"], **measured)

@@ -33,6 +33,7 @@ _NAMES = {
     "gflops": "operations",
     "other_gops": "other operations",
     "weights_mb": "weights",
+    "file_mb": "exported file",
     "latency_ms": "latency",
     "latency_p95_ms": "latency, 95th percentile",
     "clips_per_second": "throughput",

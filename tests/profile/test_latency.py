@@ -146,3 +146,18 @@ def test_peak_memory_of_this_process_is_not_that_of_its_parent() -> None:
     held = bytearray(b"x" * 500_000_000)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert peak_memory_mb()["process"] > len(held) / 1e6 > 100 > float(done.stdout)
+
+
+def test_exported_forms_are_timed_in_their_own_runtimes() -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime", "openvino"):
+        pytest.importorskip(name, reason="the extra `export` is not installed")
+    profile = profile_model("vfl_net", **SMALL, repeats=3, exported=["float32", "bfloat16"])
+    forms = {(form["runtime"], form["precision"]): form for form in profile["exported"]}
+    assert list(forms) == [("onnxruntime", "float32"), ("openvino", "float32"), ("openvino", "bfloat16")]
+    for form in forms.values():
+        (batch,) = form["batches"]
+        assert batch["batch"] == 1 and batch["latency_ms"] > 0
+        assert form["threads"] == profile["threads"]
+        assert batch["peak_memory_mb"] < profile["batches"][0]["peak_memory_mb"]  # there is no PyTorch in it
+    whole, half = forms["openvino", "float32"], forms["openvino", "bfloat16"]
+    assert 0.5 < half["file_mb"] / whole["file_mb"] < 0.7

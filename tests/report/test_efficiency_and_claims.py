@@ -13,6 +13,7 @@ from dvfl.report import claims as claims_table
 from dvfl.report import inputs
 from dvfl.report.accuracy import build_accuracy
 from dvfl.report.claims import build_claims
+from dvfl.report.efficiency import build_efficiency
 from dvfl.report.rows import COLUMNS, select
 
 HEADER = "dataset,split,protocol,views,model,arm,metric,unit,value,source\n"
@@ -45,6 +46,28 @@ def test_ratios_of_paper_and_own_models(tables):
     assert paper["published"].notna().sum() == 1
     own = select(table, model="video_focalnet_w24_d1121 / video_focalnet_w12_d1121")
     assert len(own) == 4 and own["published"].isna().all()
+
+
+def test_exported_forms_name_their_runtime_and_come_after(tree):
+    config = tree()
+    path = plan.profile_path("vfl_net")
+    profile = json.loads(path.read_text())
+    batch = profile["batches"][0] | {"latency_ms": 1.5}
+    form = {
+        "runtime": "openvino",
+        "precision": "int8",
+        "device": "cpu",
+        "threads": 2,
+        "file_mb": 22.5,
+        "batches": [batch],
+    }
+    path.write_text(json.dumps(profile | {"exported": [form]}))
+    latency, exported = select(build_efficiency(config), model="vfl_net", metric="latency_ms").to_dict("records")
+    assert "runtime" not in latency["setting"] and latency["value"] == profile["batches"][0]["latency_ms"]
+    assert "batch=1; runtime=openvino; precision=int8; device=cpu; threads=2; machine=a CPU" in exported["setting"]
+    assert exported["value"] == 1.5
+    (size,) = select(build_efficiency(config), metric="file_mb").to_dict("records")
+    assert size["value"] == 22.5 and size["setting"].endswith("runtime=openvino; precision=int8")
 
 
 def test_what_was_not_measured_has_no_row(tables):

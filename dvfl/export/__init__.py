@@ -1,0 +1,1 @@
+"""Trained networks as ONNX files that other programs run: written, checked against the original, quantised."""
