@@ -39,7 +39,17 @@ def write_targets(config: Config, run: Run, wait: bool = False) -> None:
     on with the pass that it was at. Several processes write a share of the passes each. Raises TargetsError where the
     run has no targets that could be stored or the disk cannot hold them, TeacherAtChance, and Stopped after SIGTERM.
     """
-    run_on_processes(with_choices(config, run)[0].train, _write, config, run, wait)
+    settings, _ = with_choices(config, run)
+    _require_targets(run, settings)
+    run_on_processes(settings.train, _write, config, run, wait)
+
+
+def _require_targets(run: Run, settings: RunSettings) -> None:
+    if not settings.has_targets:
+        raise TargetsError(
+            f"{run}: has no targets that could be stored: it learns from labels alone, or keeps the teacher in the "
+            f"loop (distill.targets: online, distill.features)"
+        )
 
 
 def _write(processes: Processes, config: Config, run: Run, wait: bool) -> None:
@@ -100,11 +110,7 @@ class _Work:
 
 def _opened(config: Config, run: Run, settings: RunSettings) -> _Work:
     teacher = plan.teacher_of(config, run)
-    if teacher is None or not settings.has_targets:
-        raise TargetsError(
-            f"{run}: has no targets that could be stored: it learns from labels alone, or keeps the teacher in the "
-            f"loop (distill.targets: online, distill.features)"
-        )
+    assert teacher is not None
     torch.set_num_threads(settings.train.threads)
     data = load_run_data(config, run)
     dataset = clip_dataset(data, settings, settings.subsets, labelled_clips(data, settings))
@@ -178,6 +184,7 @@ def verify_targets(config: Config, run: Run, count: int) -> str:
     """
     import_plugins(config)
     settings, _ = with_choices(config, run)
+    _require_targets(run, settings)
     ALONE.take_gpu(settings.train)
     work = _opened(config, run, settings)
     store, lessons = work.store, work.lessons
