@@ -20,6 +20,7 @@ from dvfl.distill.target_store import TargetsError, TargetStore
 from dvfl.distill.targets import TeacherAtChance
 from dvfl.files import MissingInput, read_json, sha256
 from dvfl.models.weights import load_network, save_weights
+from dvfl.provenance import verify
 from dvfl.train import teacher as teacher_module
 from dvfl.train.targets import verify_targets, write_targets
 from tests.train.test_job import RUN, assert_same, outcome
@@ -169,7 +170,7 @@ def test_what_it_takes_is_said_before_and_a_full_disk_refuses_it(taught, monkeyp
 
 
 def test_a_kill_loses_no_finished_pass_and_leaves_no_half_of_one(taught, another_folder, dvfl_command):
-    values = {**MIXED, "student": {"train": {**MIXED["student"]["train"], "epochs": 150}}}
+    values = {**MIXED, "student": {"train": {**MIXED["student"]["train"], "epochs": 40}}}
     whole = written(another_folder(taught, "whole"), values)
     expected = {path.name: sha256(path) for path in whole.iterdir()}
     place, done = another_folder(taught, "killed"), {}
@@ -202,6 +203,17 @@ def test_some_are_asked_anew_and_a_wrong_one_is_found(taught, command):
     np.save(folder / "epoch1.npy", rows)
     code, _, said = command("targets", RUN / "distilled/seed0", "--config", file, "--verify", "1000")
     assert code == 1 and "epoch1.npy: the teacher's logits for" in said and "are others" in said
+
+
+def test_a_file_that_is_not_as_written_is_told_by_dvfl_verify(taught):
+    folder = written(taught, MIXED)
+    assert [check.matches for check in verify._targets()] == [True]
+    rows = np.load(folder / "epoch2.npy")
+    np.save(folder / "epoch2.npy", rows[::-1])
+    (check,) = verify._targets()
+    assert check.matches is False and "1 of 4 files" in check.said and "epoch2.npy" in check.said
+    shutil.rmtree(folder)
+    assert [check.matches for check in verify._targets()] == [None]  # may be deleted once all runs have read them
 
 
 def test_a_teacher_at_chance_is_refused_before_its_epochs_and_from_what_is_stored(taught):
