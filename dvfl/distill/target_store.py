@@ -23,6 +23,7 @@ from dvfl.files import MissingInput, atomic
 RECIPE = 1  # raise it when the same settings and files come to give other inputs or logits
 UNMIXED = "unmixed"  # a pass over the clips themselves, in order, where those of the training are mixed or shuffled
 HEADER = 128  # bytes of a file before its logits
+ROUNDING = {"float32": 0.0, "float16": 2**-11}  # of a logit, at most; the networks' own precision is float32
 
 
 class TargetsError(UserError):
@@ -55,8 +56,8 @@ class TargetStore:
         """Names of the passes that are still to be written."""
         return [name for name in self.passes if not self.path(name).is_file()]
 
-    def write(self, name: str, logits: Tensor) -> float:
-        """Keeps the logits (clips, C) of a pass, NaN where a clip was not shown; the largest error of rounding.
+    def write(self, name: str, logits: Tensor) -> None:
+        """Keeps the logits (clips, C) of a pass, NaN where a clip was not shown.
 
         Raises TargetsError where they are too large for the precision, OutputError where the disk is full.
         """
@@ -68,7 +69,6 @@ class TargetStore:
             )
         with atomic(self.path(name)) as partial:
             np.save(partial, rounded.numpy())
-        return float((rounded.float() - logits).nan_to_num().abs().max())
 
     def read(self, name: str) -> Tensor:
         """Logits (clips, C) of a pass in their precision; only what is looked at is read.
@@ -99,6 +99,10 @@ class TargetStore:
         """Logits (V, clips, C) of the clips themselves, unmixed: what the teacher's accuracy is told by."""
         names = [name for name in self.passes if name == UNMIXED or name.startswith("view")]
         return torch.stack([self.read(name).float() for name in names])
+
+    def largest_logit(self) -> float:
+        """The largest absolute value in the store."""
+        return max(float(self.read(name).float().nan_to_num().abs().max()) for name in self.passes)
 
     def make_room(self) -> None:
         """Removes logits of former settings, teachers or clips, and what a kill left.

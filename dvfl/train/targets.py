@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dvfl import plan
 from dvfl.config import Config
-from dvfl.distill.target_store import HEADER, UNMIXED, TargetsError, TargetStore
+from dvfl.distill.target_store import HEADER, ROUNDING, UNMIXED, TargetsError, TargetStore
 from dvfl.distill.targets import check_teacher
 from dvfl.errors import Stopped
 from dvfl.files import sha256, write_json
@@ -68,7 +68,6 @@ def _write(processes: Processes, config: Config, run: Run, wait: bool) -> None:
         if processes.first and missing:
             print(_forecast(work, missing, _readers(config, run)), file=sys.stderr, flush=True)
         steps = sum(lessons.count(name) for name in own)
-        error = 0.0
         with (
             asked_to_stop() as stop,
             Progress("teacher's targets, micro-batches", steps, silent=not processes.first) as progress,
@@ -84,17 +83,18 @@ def _write(processes: Processes, config: Config, run: Run, wait: bool) -> None:
                             f"asked to end after {written} of {len(own)} passes of the teacher; the same command goes "
                             f"on from there"
                         )
-                error = max(error, store.write(name, logits))
+                store.write(name, logits)
                 if name == UNMIXED:  # a teacher that knows nothing is found before it looks at all epochs
                     work.check()
-        error = max(processes.gathered([error]))
+        processes.any(False)  # all have written
         if processes.first:
-            _say_ready(config, run, work, error, time.perf_counter() - begin)
+            _say_ready(work, time.perf_counter() - begin)
 
 
 @dataclass(frozen=True)
 class _Work:
     settings: RunSettings
+    inputs: dict[str, str | None]  # hashes of the run's files
     weights: str  # the teacher's
     store: TargetStore
     lessons: Lessons
@@ -116,8 +116,9 @@ def _opened(config: Config, run: Run, settings: RunSettings) -> _Work:
     dataset = clip_dataset(data, settings, settings.subsets, labelled_clips(data, settings))
     recipe = resolve(settings.train, run.seed, len(data.classes))
     weights = (teacher.directory / "weights.safetensors").as_posix()
-    store = target_store(config, run, settings, input_hashes(config, run), dataset)
-    return _Work(settings, weights, store, Lessons(load_teacher(weights, settings, recipe), dataset, recipe))
+    inputs = input_hashes(config, run)
+    store = target_store(config, run, settings, inputs, dataset)
+    return _Work(settings, inputs, weights, store, Lessons(load_teacher(weights, settings, recipe), dataset, recipe))
 
 
 def _readers(config: Config, run: Run) -> int:
@@ -147,14 +148,15 @@ def _forecast(work: _Work, missing: list[str], readers: int) -> str:
     )
 
 
-def _say_ready(config: Config, run: Run, work: _Work, error: float, seconds: float) -> None:
+def _say_ready(work: _Work, seconds: float) -> None:
     store, top1 = work.store, work.check()
+    error = store.largest_logit() * ROUNDING[store.precision]
     commit, dirty = code_version()
     ready = {
         "folder": store.folder.as_posix(),
         "teacher": work.weights,
         "taught_on": work.settings.taught_on,
-        "inputs": input_hashes(config, run),
+        "inputs": {name: work.inputs[name] for name in ("teacher_weights", "index", "split")},
         "clips": store.clips,
         "classes": store.classes,
         "precision": store.precision,
@@ -172,9 +174,8 @@ def _say_ready(config: Config, run: Run, work: _Work, error: float, seconds: flo
     print(f"{store.folder}: the teacher is right on {top1:.1%} of the clips{rounding}", file=sys.stderr)
 
 
-# Logits computed anew elsewhere differ by rounding: of another machine's or device's arithmetic, and of the store's.
+# Logits computed anew on another machine or device differ by the rounding of their arithmetic.
 ARITHMETIC = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
-STORED = {"float32": 0.0, "float16": 2**-11}
 
 
 def verify_targets(config: Config, run: Run, count: int) -> str:
@@ -200,7 +201,7 @@ def verify_targets(config: Config, run: Run, count: int) -> str:
         difference = float(((stored.float() - fresh).abs() / fresh.abs().max()).nan_to_num(0.0).max())
         largest = max(largest, difference)
         arithmetic = ARITHMETIC[torch.float32 if in_order(name) else lessons.recipe.precision]
-        if difference > arithmetic + STORED[store.precision] or (stored.isnan() != fresh.isnan()).any():
+        if difference > arithmetic + ROUNDING[store.precision] or (stored.isnan() != fresh.isnan()).any():
             raise TargetsError(
                 f"{store.path(name)}: the teacher's logits for {lessons.dataset.clip_ids[position]} are others: they "
                 f"differ by {difference:.2g} of the largest; delete {store.folder}, then {store.remedy}"
