@@ -373,6 +373,27 @@ def train(config: Config, run: str | None, folder: Path | None, wait: bool) -> N
 
 @cli.command()
 @with_config
+@click.argument("what", metavar="RUN|STORE")
+@click.option("--verify", "count", type=click.IntRange(1), help="Ask anew for this many of those that are there.")
+@wait_option
+def targets(config: Config, what: str, count: int | None, wait: bool) -> None:
+    """Ask a teacher once for its logits on all that a distillation will show, and keep them.
+
+    Of RUN, a distilled run, and of all that have its teacher and inputs; or of a STORE that runs of the config read,
+    such as results/targets/motions/0123456789abcdef. Says first what they take and from how many runs on they pay.
+    """
+    from dvfl.plan import parse_targets
+    from dvfl.train.targets import verify_targets, write_targets
+
+    run = parse_targets(config, what)
+    if count is None:
+        write_targets(config, run, wait)
+    else:
+        say(verify_targets(config, run, count))
+
+
+@cli.command()
+@with_config
 @run_argument
 def test(config: Config, run: Run) -> None:
     """Predict every test clip of a trained run: predictions.parquet."""

@@ -102,7 +102,35 @@ class RunSettings(Section):
             "network": {"pretrain"},
             "input": {"frame_store": {"shards"}},
         }
-        return digest([self.model_dump(mode="json", exclude=unused), self.subsets])
+        values = self.model_dump(mode="json", exclude=unused)
+        if self.distill is not None and self.distill.targets == "stored":
+            values["distill"]["targets"] = "auto"  # the same numbers
+        return digest([values, self.subsets])
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether the run learns from logits of a teacher that could be stored."""
+        return self.distill is not None and not self.distill.in_loop and self.network.weights is None
+
+    @property
+    def taught_by_view(self) -> bool:
+        """Whether all that the teacher is ever shown are a few views of each clip, the same in every epoch."""
+        return self.input.views is not None and not (self.train.mixup or self.train.cutmix)
+
+    @property
+    def taught_on(self) -> dict[str, Any]:
+        """What decides, beside files, each input of a distillation and the teacher's answer to it, to the last bit."""
+        assert self.distill is not None
+        train = {"batch_size", "threads"}
+        if not self.taught_by_view:  # the teacher is asked as the loop asks it
+            train |= {"epochs", "precision", "mixup", "cutmix", "mix_probability", "cutmix_share"}
+        return {
+            **{key: getattr(self, key) for key in ("dataset", "split", "subsets", "seed", "split_seed", "allow_flip")},
+            "clips_per_class": self.network.clips_per_class,
+            "input": self.input.model_dump(mode="json", exclude={"frame_store": {"shards"}}),
+            "train": self.train.model_dump(mode="json", include=train),
+            "distill": self.distill.model_dump(mode="json", include={"teacher_head", "targets_precision"}),
+        }
 
     @property
     def subsets(self) -> list[str]:
@@ -224,6 +252,13 @@ def parse_run(config: Config, directory: str | Path) -> Run:
             return run
     examples = "\n  ".join(str(run) for run in final_runs(config)[:3])
     raise ConfigError(f"{directory}: the config has no such run; it has, for example\n  {examples}")
+
+
+def parse_targets(config: Config, directory: str | Path) -> Run:
+    """A run that reads the store of targets whose directory this is, or the run whose directory it is."""
+    wanted = Path(directory).resolve()
+    readers = {store.resolve(): runs for store, runs in target_stores(config).items()}
+    return readers[wanted][0] if wanted in readers else parse_run(config, directory)
 
 
 def any_of(names: Iterable[str]) -> str:
@@ -360,12 +395,59 @@ def choices_of(config: Config, run: Run) -> list[Path]:
     return [study_directory(run.dataset, study) / "choice.json" for study in before if _uses(config, run, study)]
 
 
+def _searched(config: Config, study: str) -> set[str]:
+    return {key for point in study_trials(config.ablation.studies[study]).values() for key in point}
+
+
 def _uses(config: Config, run: Run, study: str) -> bool:
-    searched = {key for point in study_trials(config.ablation.studies[study]).values() for key in point}
+    searched = _searched(config, study)
     sections = {"train", "input", config.arms[run.arm].network}
     if run_settings(config, run).distill is not None:
         sections.add("distill")
     return any(key.split(".")[0] in sections for key in searched - own_values(config, run).keys())
+
+
+# ---------------------------------------------------------------------------------------------------- teacher's targets
+
+SEVERAL = 3  # runs with the same inputs: from so many on, asking the teacher in a job of its own pays for that job
+
+
+def targets_directory(config: Config, run: Run) -> Path:
+    """Where the targets of a run lie, and of all with the same teacher and inputs: named after what decides these.
+
+    Values that studies choose are not known yet; then the choices stand for them.
+    """
+    own = own_values(config, run).keys()
+    choices = [path.as_posix() for path in choices_of(config, run) if _decides_targets(config, path.parent.name, own)]
+    name = digest([str(teacher_of(config, run)), run_settings(config, run).taught_on, choices])
+    return RESULTS / f"targets/{run.dataset}/{name}"
+
+
+def _decides_targets(config: Config, study: str, own: Iterable[str]) -> bool:
+    """Whether a study chooses more than what students make of their targets."""
+    read = {"distill.teacher_head", "distill.targets_precision"}
+    return any(not key.startswith("distill.") or key in read for key in _searched(config, study) - set(own))
+
+
+def target_stores(config: Config) -> dict[Path, list[Run]]:
+    """The stores of targets that the plan makes, each with the runs that wait for it.
+
+    Runs of other studies do not count: what is finished is not made anew because a study is added. Of those that train
+    the very same, one does.
+    """
+    alike: dict[tuple[Path, str], dict[Run, RunSettings]] = {}
+    for run in all_runs(config):
+        settings = run_settings(config, run) if config.arms[run.arm].distil_from else None
+        if settings is not None and settings.has_targets:
+            runs = alike.setdefault((targets_directory(config, run), run.study), {})
+            if settings not in runs.values():
+                runs[run] = settings
+    stores: dict[Path, list[Run]] = {}
+    for (directory, _), runs in alike.items():
+        asked_for = any(settings.distill and settings.distill.targets == "stored" for settings in runs.values())
+        if asked_for or len(runs) >= SEVERAL:
+            stores.setdefault(directory, []).extend(runs)
+    return stores
 
 
 # ------------------------------------------------------------------------------------------------------------ files

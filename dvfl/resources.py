@@ -51,6 +51,7 @@ NEEDS = {
     "frames": Needs(500, 30, per_1000_clips=1, cores=8),
     "fingerprint": Needs(2000, 15, per_1000_clips=0.2, cores=8),
     "audit": Needs(2000, 15, per_1000_clips=0.2),
+    "targets": Needs(2000, 30, gpus=True),
     "train": Needs(2000, 30, gpus=True),
     "distil": Needs(2000, 30, gpus=True),
     "trial": Needs(2000, 30, gpus=True),
@@ -102,12 +103,14 @@ class Resources:
         train = plan.run_settings(self.config, run).train
         return train.asked_processes * (train.threads + (train.workers if self.machine_cores is None else 0))
 
-    def __call__(self, rule: str, runs: Mapping[str, Run] | None = None) -> dict[str, Callable[..., int]]:
+    def __call__(
+        self, rule: str, runs: Mapping[str, Run] | None = None, wildcard: str = "run"
+    ) -> dict[str, Callable[..., int]]:
         """Resources of a rule, each a function of wildcards and attempt. `runs`: by its wildcard, where it has one."""
         needs = NEEDS[rule]
 
         def run_of(wildcards: Any) -> Run | None:
-            return None if runs is None else runs[wildcards.run]
+            return None if runs is None else runs[getattr(wildcards, wildcard)]
 
         def machine_cores(wildcards: Any, threads: int) -> int:
             return threads if self.machine_cores is None else min(threads, self.machine_cores)
@@ -126,7 +129,7 @@ class Resources:
             return attempt * math.ceil(needs.minutes + needs.per_1000_clips * clips / 1000 + more)
 
         def gpu(wildcards: Any) -> int:
-            return plan.run_settings(self.config, runs[wildcards.run]).train.asked_gpus
+            return plan.run_settings(self.config, run_of(wildcards)).train.asked_gpus
 
         asked = {"machine_cores": machine_cores, "mem_mb": mem_mb, "runtime": runtime}
         return asked | {"gpu": gpu} if needs.gpus else asked

@@ -228,6 +228,17 @@ def training(config: Config, run: Run) -> dict[str, Any]:
     return files
 
 
+def targets(config: Config, run: Run) -> dict[str, Any]:
+    """Files that the teacher's targets for a run, and for all with the same inputs, are made from, by name."""
+    teacher = plan.teacher_of(config, run)
+    assert teacher is not None
+    files = training(config, run)
+    names = {"index", "split", "frames", "teacher", "choices"}
+    return {name: files[name] for name in names & files.keys()} | _plugin(
+        plan.run_settings(config, teacher).network.model
+    )
+
+
 def _plugin(model: str) -> dict[str, Path]:
     """The user's own file that registers a model, where there is one."""
     file = plugin_file(model)

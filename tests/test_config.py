@@ -498,11 +498,13 @@ def test_parameters_have_limits(key, value):
 
 
 def test_features_need_the_teacher_in_the_loop():
-    assert "distill.targets: online" in complaint(raw("distill/features/weight", 1.0))
-    config = check_config(merge(RAW, {"distill": {"features": {"weight": 1.0}, "targets": "online"}}))
-    assert config.distill.features.weight == 1.0
-    with pytest.raises(ConfigError, match="no modulators"):
-        override(config, {"distill.targets": "cached"})
+    stored = {"distill": {"features": {"weight": 1.0}, "targets": "stored"}}
+    assert "distill.targets: online" in complaint(merge(RAW, stored))
+    for targets in ("auto", "online"):
+        config = check_config(merge(RAW, {"distill": {"features": {"weight": 1.0}, "targets": targets}}))
+        assert config.distill.in_loop
+        with pytest.raises(ConfigError, match="no modulators"):
+            override(config, {"distill.targets": "stored"})
 
 
 @pytest.mark.parametrize("reference", [{"distill.alpha": 0.3}, {"distill.temperature": 4}, {}])

@@ -253,6 +253,8 @@ CHANGES = [
     ("distill.divergence", "reverse_kl", {"distilled"}),
     ("distill.t_squared", False, {"distilled"}),
     ("distill.targets", "online", {"distilled"}),
+    ("distill.targets", "stored", set()),  # the same numbers
+    ("distill.targets_precision", "float16", {"distilled"}),
     ("arms.student.set", {"train.epochs": 2}, {"student"}),
     ("arms.student.seeds", [0, 4], set()),
     ("arms.extra", {"network": "student"}, set()),
@@ -314,6 +316,71 @@ def test_parameters_count_for_the_divergence_that_reads_them():
     dkd = [{"divergence": "dkd"} | values for values in ({}, {"dkd": {"beta": 3}}, {"dkd": {"alpha": 3}})]
     online = [{"targets": "online"} | values for values in ({}, {"features": {"weight": 1}})]
     assert len({digest(values) for values in [{}, *dkd, *online]}) == 6
+
+
+# ---------------------------------------------------------------------------------------------------- teacher's targets
+
+
+def stores_of(**values: Any) -> list[list[str]]:
+    """The runs of each store, as study/trial or arm/seed."""
+    stores = plan.target_stores(config_of(**values))
+    assert all(store.parent == Path("results/targets/mine") for store in stores)
+    return [[f"{run.study}/{run.trial or run.arm}/{run.seed}" for run in runs] for runs in stores.values()]
+
+
+SWEEP = [f"sweep/alpha={alpha},temperature={t}/0" for alpha in (0.2, 0.9) for t in (1, 4.5)]
+
+
+def test_runs_of_a_study_share_targets_from_three_on():
+    sweep = {"ablation": {"studies": {"sweep": {"seeds": [0]}}}}
+    assert stores_of(**sweep) == [SWEEP]  # alpha 0 has no teacher
+    fewer = {"sweep": {"seeds": [0], "grid": {"distill.alpha": [0.2], "distill.temperature": [1, 4.5]}}}
+    assert stores_of(ablation={"studies": fewer}) == []
+    assert stores_of(**sweep, distill={"targets": "online"}) == []
+    assert stores_of(**sweep, distill={"features": {"weight": 1}}) == []
+
+
+def test_a_study_that_is_added_changes_no_other_runs_inputs():
+    added = {"evaluate_on": "test", "seeds": [0], "arms": ["distilled"], "grid": {"distill.alpha": [0.3, 0.4, 0.5]}}
+    stores = stores_of(ablation={"studies": {"sweep": None, "added": added}})
+    assert stores == [[f"added/alpha={alpha}/0" for alpha in (0.3, 0.4, 0.5)]]
+    shared = stores_of(ablation={"studies": {"sweep": None, "added": added}}, distill={"targets": "stored"})
+    assert ["/distilled/0", *stores[0]] in shared  # asked for, all wait for one store
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "stores"),
+    [
+        ("distill.divergence", ["forward_kl", "reverse_kl", "dkd"], 1),
+        ("student.model", ["video_focalnet_tiny", "video_focalnet_small", "vfl_net"], 1),
+        ("student.train.lr", [0.1, 0.2, 0.3], 1),
+        ("student.train.epochs", [1, 2, 3], 1),  # few views, and not mixed: the same in every epoch
+        ("input.flip", [0.0, 0.1, 0.2], 0),
+        ("student.clips_per_class", [2, 3, 4], 0),
+        ("train.batch_size", [2, 4, 6], 0),
+        ("distill.teacher_head", ["trained", "random"], 0),
+    ],
+)
+def test_runs_share_targets_where_and_only_where_their_inputs_are_the_same(key, values, stores):
+    studies = {"sweep": None, "own": {"arms": ["distilled"], "seeds": [0], "grid": {key: values}}}
+    found = stores_of(ablation={"studies": studies})
+    assert len(found) == stores and all(len(runs) == 3 for runs in found)
+
+
+def test_an_epoch_more_is_another_store_where_every_epoch_is_another():
+    studies = {"sweep": None, "own": {"arms": ["distilled"], "seeds": [0], "grid": {"student.train.epochs": [1, 2, 3]}}}
+    for values in ({"train": {"mixup": 0.8}}, {"input": {"views": None}}):
+        assert stores_of(ablation={"studies": studies}, **values) == []
+
+
+def test_a_choice_of_what_is_shown_keeps_targets_apart_and_one_of_what_is_made_of_them_does_not(config):
+    grid = {"student.train.epochs": [1, 2]}
+    for key, same in (("distill.alpha", True), ("student.train.lr", False)):
+        chosen = {"arms": ["distilled"], "seeds": [0], "grid": {key: [0.1, 0.2]}}
+        values = {"ablation": {"studies": {"chosen": chosen, "sweep": {"grid": grid}}}, "chosen_by": ["chosen"]}
+        other = config_of(**values)
+        run = FINAL["distilled"]
+        assert (plan.targets_directory(other, run) == plan.targets_directory(config, run)) == same
 
 
 def test_a_grid_over_a_parameter_has_one_trial_of_each_divergence_that_does_not_read_it():

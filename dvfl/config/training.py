@@ -257,8 +257,8 @@ class FeaturesConfig(Section):
     weight: float = Field(
         0.0,
         ge=0,
-        description="Weight of the modulators' distance, added to the loss; 0: off. Needs `targets: online`, teacher "
-        "and student both VideoFocalNets of as many stages, and alpha above 0.",
+        description="Weight of the modulators' distance, added to the loss; 0: off. Keeps the teacher in the loop, and "
+        "needs teacher and student both VideoFocalNets of as many stages, and alpha above 0.",
     )
 
 
@@ -281,8 +281,19 @@ class DistillConfig(Section):
         description="random: the teacher's classifier is initialised again before it teaches, once a run, as the "
         "released main_KD.py does on every GPU (finding teacher_head_random).",
     )
-    targets: Literal["cached", "online"] = Field(
-        "cached", description="cached: the teacher's logits of all views, computed once; online: in the loop."
+    targets: Literal["auto", "stored", "online"] = Field(
+        "auto",
+        description="Where the teacher's logits come from. stored: from files, which one job writes for the very "
+        "inputs of the training (`dvfl targets`) and all runs with the same inputs read, whatever their alpha, "
+        "temperature, divergence or student. online: from the teacher in the loop. auto: stored where three or more "
+        "runs of one study, or of the arms, have the same inputs, or where a store is there; elsewhere the teacher is "
+        "asked in the training, once for each of `input.views` where these are not mixed (few, and kept in memory), "
+        "else in the loop. Whichever auto takes, the numbers are the same to the bit.",
+    )
+    targets_precision: Literal["float32", "float16"] = Field(
+        "float32",
+        description="Of the teacher's logits, unless `targets` is online: float16 takes half the space and rounds them "
+        "by up to 1 in 2048.",
     )
     alpha_divergence: AlphaDivergenceConfig = AlphaDivergenceConfig()
     dkd: DkdConfig = DkdConfig()
@@ -291,7 +302,7 @@ class DistillConfig(Section):
 
     @model_validator(mode="after")
     def _features_need_the_teacher(self) -> DistillConfig:
-        if self.features.weight and self.targets == "cached":
+        if self.features.weight and self.targets == "stored":
             raise ValueError(
                 "features.weight is above 0, but of the teacher only logits are stored, no modulators: "
                 "set distill.targets: online, or the weight to 0"
@@ -307,7 +318,15 @@ class DistillConfig(Section):
     @property
     def unread(self) -> set[str]:
         """Keys that change nothing as the others are."""
-        return (PARAMETERS.keys() - {self.divergence}) | (set() if self.features.weight else {"features"})
+        unread = set() if self.features.weight else {"features"}
+        if self.in_loop:
+            unread.add("targets_precision")
+        return (PARAMETERS.keys() - {self.divergence}) | unread
+
+    @property
+    def in_loop(self) -> bool:
+        """Whether the teacher must look at every batch as it comes: asked for, or needed for its modulators."""
+        return self.targets == "online" or bool(self.features.weight)
 
 
 class ArmConfig(Section):

@@ -54,6 +54,7 @@ def verify_results(config: Config, results: Path = RESULTS, every_clip: bool = F
         yield from _hashes(config, records)
         yield from _runs(config, records)
         yield from _choices(config)
+        yield from _targets()
         yield from _clips(config, every_clip)
         yield from _tables(config)
         yield from _code(records)
@@ -173,6 +174,19 @@ def _choices(config: Config) -> Iterator[Check]:
             except _BROKEN as error:
                 said = [f"cannot be made again: {error}"]
             yield Check("choices", path.as_posix(), not said, _few(said))
+
+
+def _targets() -> Iterator[Check]:
+    """Stored logits of teachers against the hashes that were taken of them; `dvfl targets --verify` asks them anew."""
+    for path in sorted(RESULTS.glob("targets/*/*/ready.json")):
+        ready = read_json(path)
+        files = {Path(ready["folder"]) / name: sha for name, sha in ready["files"].items()}
+        if not any(file.is_file() for file in files):
+            yield Check("targets", path.as_posix(), None, "the logits that it lists are not there")
+            continue
+        wrong = [file.name for file, sha in files.items() if not file.is_file() or sha256(file) != sha]
+        said = f"{len(wrong)} of {len(files)} files are not as written, {wrong[0]} for one" if wrong else ""
+        yield Check("targets", path.as_posix(), not wrong, said)
 
 
 def _differences(there: Any, now: Any, name: str) -> Iterator[str]:

@@ -16,21 +16,17 @@ from torch import nn
 
 from dvfl import plan
 from dvfl.config import Config, ConfigError, TrainConfig, digest, flatten
-from dvfl.data.clips import ClipDataset, iterate_training
+from dvfl.data.clips import ClipDataset
 from dvfl.data.frame_store import FrameStore
 from dvfl.data.index import clips_root, read_index
 from dvfl.data.splits import few_clips, read_split
-from dvfl.data.transforms import normalise
 from dvfl.data.weights import weights_sha256
-from dvfl.distill.modulators import ModulatorProjection
-from dvfl.distill.targets import CachedTargets, OnlineTargets, check_teacher
-from dvfl.distill.task import DistillationTask, SupervisedTask, frozen
-from dvfl.distill.teacher_head import initialise_classifier
+from dvfl.distill.task import DistillationTask, SupervisedTask
 from dvfl.evaluate.predict import predict_dataset
 from dvfl.files import atomic, read_json, required, sha256, write_json
 from dvfl.models.plugins import import_plugin, plugin_file
 from dvfl.models.pretrained import LoadReport, load_pretrained
-from dvfl.models.weights import NetworkDescription, load_into, load_network, read_description, save_weights
+from dvfl.models.weights import NetworkDescription, load_into, read_description, save_weights
 from dvfl.plan import Run, RunSettings
 from dvfl.progress import Progress
 from dvfl.randomness import torch_seeded
@@ -40,10 +36,11 @@ from dvfl.train.distributed import Processes, run_on_processes
 from dvfl.train.finished import is_there, keep_for_others, made_meanwhile
 from dvfl.train.lease import lease
 from dvfl.train.lineage import check_lineage, trained_on
-from dvfl.train.loop import Recipe, fit, resolve
+from dvfl.train.loop import Recipe, compile_network, fit, resolve
 from dvfl.train.provenance import code_version, package_versions, peak_memory_mb
 from dvfl.train.resume import check_resumable, remove_begun, write_begun
 from dvfl.train.stopping import asked_to_stop
+from dvfl.train.teacher import distillation, target_store
 
 
 @dataclass(frozen=True)
@@ -202,6 +199,7 @@ def _train(
         tracker.params(flatten(settings.model_dump(mode="json")))
         tracker.tags({f"sha256.{name}": value for name, value in inputs.items() if value})
     teacher_top1: float | None = None
+    targets_from: str | None = None
     loading = _load_given(config, settings, model, data.classes)
     if loading is not None and processes.first:
         print(loading, file=sys.stderr)
@@ -217,7 +215,10 @@ def _train(
         make_lighter(model, settings)
         task: SupervisedTask | DistillationTask = SupervisedTask(model)
         if teacher is not None and settings.distill is not None:
-            task, teacher_top1 = _distillation(processes, model, teacher, dataset, settings, recipe)
+            weights = (teacher.directory / "weights.safetensors").as_posix()
+            store = target_store(config, run, settings, inputs, dataset) if settings.has_targets else None
+            task, teacher_top1 = distillation(processes, model, weights, store, dataset, settings, recipe)
+            targets_from = task.targets.kind
             if tracker is not None:
                 tracker.metrics({"teacher_top1_on_training_clips": teacher_top1}, step=0)
         history = _fit(processes, config, run, settings, data, task, dataset, recipe, checkpoint, tracker)
@@ -260,6 +261,7 @@ def _train(
             "train_clips": len(dataset),
             "train_groups": len(set(dataset.groups)),
             "teacher_top1_on_training_clips": teacher_top1,
+            "teacher_targets": targets_from,
             "loading": loading and loading.as_dict(),
             "reported_epoch": _reported_epoch(settings, history),
         },
@@ -312,11 +314,6 @@ def make_lighter(model: nn.Module, settings: RunSettings) -> None:
         compile_network(model)
 
 
-def compile_network(network: nn.Module) -> None:
-    """Compiles a network where it is, so that its weights keep their names; stochastic depth draws as it did."""
-    network.compile(options={"fallback_random": True})
-
-
 def _leaves_one_clip(clips: int, train: TrainConfig) -> bool:
     """Whether a micro-batch of an epoch holds a single clip; one that mixes drops the epoch's remainder."""
     return train.batch_size == 1 or (clips % train.batch_size == 1 and not (train.mixup or train.cutmix))
@@ -340,48 +337,6 @@ def _learned(
 def _said_of(weights: Path) -> NetworkDescription | None:
     """What weights say of themselves; other programs' formats say nothing."""
     return read_description(weights) if weights.suffix == ".safetensors" else None
-
-
-def _distillation(
-    processes: Processes, student: nn.Module, teacher: Run, dataset: ClipDataset, settings: RunSettings, recipe: Recipe
-) -> tuple[DistillationTask, float]:
-    """The distillation task, and the teacher's accuracy on the training clips.
-
-    That must be above chance, unless the teacher's head is to be random.
-    """
-    weights = teacher.directory / "weights.safetensors"
-    network, description = load_network(weights)
-    assert settings.distill is not None
-    trained = settings.distill.teacher_head == "trained"
-    if not trained:
-        with torch_seeded(settings.seed, "teacher head"):
-            initialise_classifier(network, description)
-    network = frozen(network.to(recipe.device))
-    if recipe.train.compile:
-        compile_network(network)
-    labels = torch.tensor(dataset.labels)  # a copy: pandas gives an array that may not be written
-
-    def inputs_of(view: int):
-        order = list(range(len(dataset)))
-        size, workers = recipe.train.batch_size, recipe.train.workers
-        for _, views, _ in iterate_training(dataset, order, view, size, workers=workers, take=processes.share):
-            yield normalise(views)
-
-    mixing = recipe.train.mixup or recipe.train.cutmix
-    if settings.distill.targets == "cached" and settings.input.views and not mixing:
-        with Progress("teacher's targets", settings.input.views, silent=not processes.first) as progress:
-            views = (inputs_of(view) for view in progress.track(range(settings.input.views)))
-            targets = CachedTargets.compute(network, views, recipe.device, processes.gathered)
-        logits = targets.logits
-        accuracy = check_teacher(logits.flatten(0, 1), labels.repeat(len(logits)), str(weights), trained)
-        return DistillationTask(student, targets, settings.distill), accuracy
-    first = CachedTargets.compute(network, [inputs_of(0)], recipe.device, processes.gathered)
-    accuracy = check_teacher(first.logits[0], labels, str(weights), trained)
-    features: ModulatorProjection | None = None
-    if settings.distill.features.weight:
-        with torch_seeded(settings.seed, "projectors"):
-            features = ModulatorProjection(student, network).to(recipe.device)
-    return DistillationTask(student, OnlineTargets(network), settings.distill, features, network), accuracy
 
 
 def _fit(

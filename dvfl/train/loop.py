@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -75,13 +75,7 @@ def fit(
     of them writes the checkpoints. All call `validate` and `on_epoch`, and stop together.
     """
     model, trained, train = task.model, task.trained, recipe.train
-    mixing = bool(train.mixup or train.cutmix)
-    micro_batches = len(dataset) // train.batch_size if mixing else -(-len(dataset) // train.batch_size)
-    if micro_batches == 0:
-        raise ConfigError(
-            f"train.batch_size: {train.batch_size} is more than the {len(dataset)} training clips, and mixup and "
-            f"CutMix take whole batches only; make it smaller or turn them off"
-        )
+    micro_batches = count_micro_batches(len(dataset), train)
     if processes.count > train.accumulate:
         raise ConfigError(
             f"train.accumulate: {train.accumulate} micro-batches of a step are too few for {processes.count} "
@@ -120,6 +114,34 @@ def fit(
     if checkpoint.best is not None:
         model.load_state_dict(checkpoint.best)
     return history
+
+
+def count_micro_batches(clips: int, train: TrainConfig) -> int:
+    """Micro-batches of an epoch. Raises ConfigError where there is none."""
+    if not (train.mixup or train.cutmix):
+        return -(-clips // train.batch_size)
+    if clips < train.batch_size:
+        raise ConfigError(
+            f"train.batch_size: {train.batch_size} is more than the {clips} training clips, and mixup and "
+            f"CutMix take whole batches only; make it smaller or turn them off"
+        )
+    return clips // train.batch_size
+
+
+def training_batches(dataset: ClipDataset, recipe: Recipe, epoch: int, numbers: Sequence[int]) -> Iterator[Batch]:
+    """Some micro-batches of an epoch, by number, as the network is shown them: shuffled, augmented and mixed."""
+    train = recipe.train
+    batches = iterate_training(
+        dataset,
+        epoch_order(len(dataset), recipe.seed, epoch),
+        epoch,
+        train.batch_size,
+        drop_last=bool(train.mixup or train.cutmix),
+        workers=train.workers,
+        take=lambda _: numbers,
+    )
+    for number, (positions, views, labels) in zip(numbers, batches, strict=True):
+        yield _prepare(torch.from_numpy(positions), views, labels, recipe, epoch, number)
 
 
 @dataclass(frozen=True)
@@ -195,33 +217,22 @@ class _Epochs:
         """One pass over the clips, from where `sums` ends; hands over after each optimiser step."""
         recipe, train = self.recipe, self.recipe.train
         self.task.model.train()
-        order = epoch_order(len(self.dataset), recipe.seed, epoch)
         mine = [each for each in self.mine if each.step >= sums.steps]
         if not self.processes.first:  # what was begun is with the first; all have its names
             sums.totals = dict.fromkeys(sums.totals, 0.0)
-        batches = iterate_training(
-            self.dataset,
-            order,
-            epoch,
-            train.batch_size,
-            drop_last=bool(train.mixup or train.cutmix),
-            workers=train.workers,
-            take=lambda _: [each.number for each in mine],
-        )
+        batches = training_batches(self.dataset, recipe, epoch, [each.number for each in mine])
         in_step = 0
-        for micro_batch, (positions, views, labels) in zip(mine, batches, strict=True):
+        for micro_batch, batch in zip(mine, batches, strict=True):
             sums.lr = learning_rate(epoch * self.steps + micro_batch.step, train.epochs * self.steps, train)
             for group in self.optimizer.param_groups:
                 group["lr"] = sums.lr
-            number = micro_batch.number
-            batch = _prepare(torch.from_numpy(positions), views, labels, recipe, epoch, number)
             with nullcontext() if micro_batch.last else without_sync(self.objective):
                 # A new address for every micro-batch: stochastic depth is the same after a resume.
-                with torch_seeded(recipe.seed, "forward", epoch, number), autocast(recipe):
+                with torch_seeded(recipe.seed, "forward", epoch, micro_batch.number), autocast(recipe):
                     losses = self.objective(batch)
                 share = losses.total / micro_batch.in_step
                 self.scaler.scale(share if micro_batch.counts else share * 0).backward()
-            clips = len(labels) if micro_batch.counts else 0
+            clips = len(batch.labels) if micro_batch.counts else 0
             correct = (losses.logits.argmax(1) == batch.labels).sum().item() * micro_batch.counts
             sums.add(**{name: value * clips for name, value in losses.parts.items()}, train_top1=correct, clips=clips)
             in_step += micro_batch.counts
@@ -283,3 +294,8 @@ def autocast(recipe: Recipe) -> torch.autocast:
     """Mixed precision as the recipe says; float32 passes through."""
     mixed = recipe.precision != torch.float32
     return torch.autocast(recipe.device.type, dtype=recipe.precision if mixed else torch.bfloat16, enabled=mixed)
+
+
+def compile_network(network: nn.Module) -> None:
+    """Compiles a network where it is, so that its weights keep their names; stochastic depth draws as it did."""
+    network.compile(options={"fallback_random": True})

@@ -26,7 +26,7 @@ from dvfl.evaluate import job as evaluation
 from dvfl.files import MissingInput, OutputError, read_json, sha256, write_json
 from dvfl.models import create_model
 from dvfl.models.weights import NetworkDescription, WeightsError, load_network, save_weights
-from dvfl.train import job
+from dvfl.train import job, teacher
 from dvfl.train.checkpoint import Checkpoint
 from dvfl.train.lease import LeaseTaken, lease
 
@@ -338,7 +338,7 @@ def test_the_teacher_sees_every_input_of_the_student_even_when_they_are_mixed(ta
         )
         return network
 
-    load, build = job.load_network, NetworkDescription.build
+    load, build = teacher.load_network, NetworkDescription.build
     monkeypatch.setattr(NetworkDescription, "build", lambda self: spied(build(self), "student"))
 
     def load_teacher(path):
@@ -347,7 +347,7 @@ def test_the_teacher_sees_every_input_of_the_student_even_when_they_are_mixed(ta
             network, description = load(path)
         return spied(network, "teacher"), description
 
-    monkeypatch.setattr(job, "load_network", load_teacher)
+    monkeypatch.setattr(teacher, "load_network", load_teacher)
     taught.train("distilled", {"student": {"train": {"mixup": 0.8, "batch_size": 4}}})
     shown = [inputs for inputs, training in seen["student"] if training]
     looked = seen["teacher"][-len(shown) :]

@@ -48,7 +48,7 @@ def small_config(root: Path) -> dict:
             "run": ["alpha_temperature", "labelled_clips"],
             "studies": {
                 "epochs": None,
-                "alpha_temperature": {"grid": {"distill.alpha": [0.5], "distill.temperature": [1, 4]}},
+                "alpha_temperature": {"grid": {"distill.alpha": [0.5], "distill.temperature": [1, 4, 10]}},
                 "labelled_clips": {
                     "seeds": [0],
                     "points": [{"student.clips_per_class": 3}, {"student.clips_per_class": 2}],

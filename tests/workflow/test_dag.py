@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from dvfl.files import read_json
 from dvfl.report.rows import COLUMNS
 from tests.workflow.conftest import PROJECT, snakemake
 
@@ -74,7 +75,23 @@ def test_a_distillation_value_leaves_the_other_arms_alone(pipeline):
     assert "index" not in jobs and "profile" not in jobs
     assert jobs["distil"] == 2  # both seeds; teacher and student stand
     assert "train" not in jobs
-    assert jobs["trial"] == 3  # two of the grid that distil, one of labelled_clips
+    assert jobs["trial"] == 4  # three of the grid that distil, one of labelled_clips
+    assert "targets" not in jobs  # the teacher is shown the same
+
+
+def test_trials_with_the_same_inputs_read_one_store_of_targets(pipeline):
+    (ready,) = (pipeline / "results/targets/colours").glob("*/ready.json")
+    runs = [read_json(path) for path in (pipeline / "results").glob("*/colours/**/distilled/seed*/run.json")]
+    came = Counter((run["study"], run["teacher_targets"]) for run in runs if run["settings"]["distill"])
+    assert came == {("alpha_temperature", "stored"): 3, ("labelled_clips", "in memory"): 1, ("", "in memory"): 2}
+    assert read_json(ready)["teacher"].endswith("selection/teacher/seed0/weights.safetensors")
+    assert planned(pipeline, {"distill.targets": "stored"})["targets"] == 3  # of each seed, and of fewer clips
+
+
+def test_the_default_asks_a_teacher_once_for_a_study(tmp_path):
+    said = snakemake(tmp_path, "-n", "-p", "--cores", "2").stdout
+    assert re.search(r"^targets +1$", said, flags=re.M)
+    assert re.search(r"dvfl targets results/targets/motions/[0-9a-f]{16} --wait", said)
 
 
 def test_a_new_clip_is_noticed(pipeline):

@@ -4,6 +4,7 @@
 rule trial:
     input:
         unpack(lambda wc: steps.training(CONFIG, RUNS[wc.run])),
+        targets=lambda wc: TARGETS.get(RUNS[wc.run], []),
         ready=ancient("results/tracking/ready.json"),
     output:
         weights="results/{run}/weights.safetensors",

@@ -5,6 +5,8 @@ OUTSIDE_STUDIES = {name: run for name, run in RUNS.items() if not run.study}
 ON_LABELS = plan.any_of(name for name, run in OUTSIDE_STUDIES.items() if plan.teacher_of(CONFIG, run) is None)
 WEIGHTS = {definition.file: name for name, definition in CONFIG.weights_definitions.items()}
 DISTILLED = plan.any_of(name for name, run in OUTSIDE_STUDIES.items() if plan.teacher_of(CONFIG, run) is not None)
+STORES = {path.relative_to(plan.RESULTS).as_posix(): runs for path, runs in plan.target_stores(CONFIG).items()}
+TARGETS = {run: f"results/{store}/ready.json" for store, runs in STORES.items() for run in runs}
 
 
 rule tracking:
@@ -47,6 +49,28 @@ rule fetch_weights:
         "dvfl fetch-weights {params.name} 2>&1 | tee -i {log}"
 
 
+# The teacher's logits for exactly the inputs that some runs will show: asked once, read by all of them.
+rule targets:
+    input:
+        unpack(lambda wc: steps.targets(CONFIG, STORES[wc.store][0])),
+    output:
+        "results/{store}/ready.json",
+    log:
+        "results/logs/{store}.log",
+    wildcard_constraints:
+        store=plan.any_of(STORES),
+    priority: 10  # others wait for targets
+    conda:
+        "../../envs/dvfl.yaml"
+    threads: lambda wc: needs.training_cores(STORES[wc.store][0])
+    resources:
+        **needs("targets", {store: runs[0] for store, runs in STORES.items()}, "store"),
+    message:
+        "Asking a teacher for the targets of several runs: {wildcards.store}"
+    shell:
+        "dvfl targets results/{wildcards.store} --wait 2>&1 | tee -i {log}"
+
+
 rule train:
     input:
         unpack(lambda wc: steps.training(CONFIG, RUNS[wc.run])),
@@ -76,6 +100,7 @@ rule train:
 rule distil:
     input:
         unpack(lambda wc: steps.training(CONFIG, RUNS[wc.run])),
+        targets=lambda wc: TARGETS.get(RUNS[wc.run], []),
         ready=ancient("results/tracking/ready.json"),
     output:
         weights="results/{run}/weights.safetensors",

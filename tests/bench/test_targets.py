@@ -1,0 +1,15 @@
+"""The benchmark's two ways of an epoch learn the same, and the stored one never asks the teacher."""
+
+from __future__ import annotations
+
+from dvfl.bench import targets
+from dvfl.distill.targets import OnlineTargets
+
+
+def test_an_epoch_has_the_same_losses_with_the_teacher_in_the_loop_and_with_what_it_said(monkeypatch):
+    names = ("video_focalnet_w24_d1121", "video_focalnet_w12_d1121")
+    epoch = targets.distillation_epoch(*names, clips=8, batch_size=4, img_size=32, num_classes=5, threads=1)
+    online = epoch.online()
+    assert len(online) == 2 and online[0] != online[1]
+    monkeypatch.setattr(OnlineTargets, "__call__", None)
+    assert epoch.stored() == online
