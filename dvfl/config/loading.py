@@ -259,6 +259,8 @@ def _validate(model: type[BaseModel], raw: Mapping[str, Any], prefix: tuple[str,
 def _explain(model: type[BaseModel], item: Mapping[str, Any], prefix: tuple[str, ...]) -> str:
     """One line for one mistake: the key's full path, what was given, what is allowed."""
     location = tuple(str(part) for part in item["loc"] if part != "[key]")
+    if "space" in location:  # of the ranges pydantic names the type as well, which is no key
+        location = tuple(part for part in location if part not in ("float", "int", "categorical"))
     path = ".".join(prefix + location)
     given = item.get("input")
     if item["type"] == "extra_forbidden":
@@ -266,6 +268,8 @@ def _explain(model: type[BaseModel], item: Mapping[str, Any], prefix: tuple[str,
         return f"{path}: there is no such key{nearest(location[-1], siblings)}"
     if item["type"] == "missing":
         return f"{path}: is missing"
+    if item["type"] == "union_tag_not_found":
+        return f"{path}.type: is missing; give float, int or categorical"
     message = item["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if not path:  # the whole config: the message names the key itself
