@@ -439,3 +439,96 @@ def test_a_wrong_space_is_named_before_the_first_trial(space, said):
     only = {key: None for key in RAW["ablation"]["tune"]["search"]["space"]} | space
     with pytest.raises(ConfigError, match=said):
         check_config(raw(space=only))
+
+
+# ------------------------------------------------------------------------------------------------------ a real search
+
+SEARCHES: dict[str, Any] = {
+    "student": {"train": {"epochs": 3}},
+    "profile": {"repeats_small": 3},
+    "ablation": {
+        "run": ["search", "front"],
+        "tune": {
+            "search": {
+                "arm": "distilled",
+                "trials": 4,
+                "startup_trials": 1,
+                "warmup_epochs": 1,
+                "space": {
+                    "distill.alpha": {"type": "float", "low": 0.0, "high": 0.9},
+                    "distill.temperature": {"type": "float", "low": 1, "high": 10, "log": True},
+                    "input.frames": {"type": "int", "low": 2, "high": 4, "step": 2},
+                    "student.drop_path": {"type": "float", "low": 0.0, "high": 0.1},
+                },
+            },
+            "front": {
+                "arm": "student",
+                "trials": 2,
+                "objectives": ["top1", "gmacs"],
+                "space": {"input.frames": {"type": "categorical", "choices": [2, 4]}},
+            },
+        },
+    },
+}
+
+
+def test_trials_are_trained_on_train_and_judged_on_validation_to_the_tables_and_pictures(taught, command, monkeypatch):
+    from dvfl.ablate import job
+    from dvfl.report.ablation import build_ablation
+    from dvfl.report.rows import setting_parts
+    from dvfl.steps import tune_figures, tuning
+
+    config, file = taught.config(SEARCHES), taught.config_file(SEARCHES)
+    teacher = plan.Run("colours", "split1", "as_described", "teacher", 0, "selection")
+    assert tuning(config, "colours", "search")[-1] == teacher.directory / "weights.safetensors"
+    assert command("train", teacher.directory, "--config", file)[0] == 0
+
+    # The second trial of the search is killed after its first epoch, and goes on from there.
+    trained: list[list[int]] = []
+    watch = job.Watch.__call__
+
+    def watched(self: Any, epoch: int, top1: float) -> bool:
+        if len(trained) < self.trial.number + 1:
+            trained.append([])
+        trained[self.trial.number].append(epoch)
+        if (self.trial.number, epoch) == (1, 1):
+            raise KeyboardInterrupt
+        return watch(self, epoch, top1)
+
+    monkeypatch.setattr(job.Watch, "__call__", watched)
+    assert command("tune", "colours", "search", "--config", file)[0] == 130
+    code, _, err = command("tune", "colours", "search", "--config", file, "--out", "done.json")
+    assert code == 0 and "worker 0 answered 3 trials, and none is left" in err
+    assert read_json("done.json")["answered"] == 3
+    assert trained[1] == [1] and trained[2][0] == 2, "from its checkpoint"
+    for study in ("search", "front"):
+        assert command("tune", "colours", study, "--config", file)[0] == 0
+        assert command("choose", "colours", study, "--config", file)[0] == 0
+    table = pd.read_csv(plan.trials_path("colours", "search"))
+    assert len(table) == 4 and table["begun"].tolist() == [1, 2, 1, 1] and table["chosen"].sum() == 1
+    for row in table[table["state"] == "complete"].itertuples():
+        scores = read_json(Path(row.run) / "scores.json")
+        assert scores["subset"] == "validation" and scores["metrics"]["top1"]["value"] == pytest.approx(row.top1)
+
+    rows = build_ablation(config)
+    parts = rows["setting"].map(setting_parts)
+    states = [each["state"] for each in parts if each["study"] == "search" and "state" in each]
+    assert states == table["state"].tolist()
+    assert sum(each.get("chosen") == "yes" and each["study"] == "search" for each in parts) == 1
+    assert all("frames=" in each["trial"] for each in parts if "trial" in each)
+    assert (rows["metric"] == "gmacs").sum() == 2
+    for figure in tune_figures(config):
+        dataset, study, picture, _ = Path(figure).name.split(".")
+        assert command("tune-figure", dataset, study, picture, "--config", file)[0] == 0
+        assert Path(figure).stat().st_size > 5000
+    assert len(tune_figures(config)) == 12
+
+
+def test_a_search_can_choose_for_the_arms(taught):
+    values = merge(SEARCHES, {"chosen_by": ["search"]})
+    config = taught.config(values)
+    distilled, student = (plan.Run("colours", "split1", "as_described", arm, 0) for arm in ("distilled", "student"))
+    path = plan.study_directory("colours", "search") / "choice.json"
+    assert plan.choices_of(config, distilled) == [path] and plan.choices_of(config, student) == [path]
+    (_, trial), *_ = plan.tune_corners(config, "colours", "search")
+    assert plan.choices_of(plan.tune_corners(config, "colours", "search")[0][0], trial) == []
