@@ -269,7 +269,7 @@ def any_of(names: Iterable[str]) -> str:
 
 
 def all_runs(config: Config) -> Iterator[Run]:
-    """Final runs and trials, each with the teacher and the pretraining that it needs."""
+    """Final runs and trials, each with the teacher and the pretraining that it needs; of searches those alone."""
     seen: set[Run] = set()
     trials = (
         run
@@ -277,12 +277,26 @@ def all_runs(config: Config) -> Iterator[Run]:
         for study in config.ablation.studies
         for run in trial_runs(config, dataset, study)
     )
-    for run in itertools.chain(final_runs(config), trials):
-        teacher = teacher_of(config, run)
-        for each in (run, teacher, pretraining_of(config, run), teacher and pretraining_of(config, teacher)):
+    needed = itertools.chain(
+        ((config, run, [run]) for run in itertools.chain(final_runs(config), trials)),
+        # A search's own trials are not known beforehand.
+        ((*searched, []) for dataset in config.datasets for searched in _searched(config, dataset)),
+    )
+    for own, run, itself in needed:
+        teacher = teacher_of(own, run)
+        for each in (*itself, teacher, pretraining_of(own, run), teacher and pretraining_of(own, teacher)):
             if each is not None and each not in seen:
                 seen.add(each)
                 yield each
+
+
+def _searched(config: Config, dataset: str) -> Iterator[tuple[Config, Run]]:
+    """Of each search a trial that distils, where any does."""
+    for study, tune in config.ablation.tune.items():
+        point = {key: range.examples[-1] for key, range in tune.space.items()}
+        if "distill.alpha" in point:
+            point["distill.alpha"] = max(tune.space["distill.alpha"].examples)
+        yield tune_trial(config, dataset, study, point)
 
 
 def used_datasets(config: Config) -> list[str]:

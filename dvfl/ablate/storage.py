@@ -20,7 +20,6 @@ from dvfl.errors import UserError
 from dvfl.redaction import redact
 
 optuna.logging.set_verbosity(logging.ERROR)
-warnings.filterwarnings("ignore", category=ExperimentalWarning)  # of the heartbeat
 
 RETRIES = 10  # of a trial whose workers are killed: it may be what kills them
 CONNECT_SECONDS = 10
@@ -45,7 +44,8 @@ def open_storage(config: Config, dataset: str, study: str) -> BaseStorage:
     """What the config names. Raises StorageError where a database cannot be reached or refuses."""
     if config.ablation.storage is None:
         return open_journal(dataset, study)
-    with database_errors(config):
+    with database_errors(config), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # of the heartbeat
         return RDBStorage(
             config.ablation.storage.replace("postgresql://", "postgresql+psycopg://"),
             # What was connected before the database was started again is noticed and connected anew.

@@ -35,7 +35,6 @@ from dvfl.train.loop import Diverged
 Answer = Callable[[optuna.Trial, dict[str, Any]], list[float]]
 DIRECTIONS = {"top1": "maximize", "latency_ms": "minimize", "gmacs": "minimize"}
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-_go_on = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
 
 
 class AnotherStudy(UserError):
@@ -147,7 +146,9 @@ def _leave_unfinished(search: optuna.Study, config: Config, dataset: str, study:
 def _take(search: optuna.Study, config: Config, dataset: str, study: str, worker: int) -> optuna.Trial | None:
     """A trial that was left unfinished, else a new one; None where the study has all."""
     tune = config.ablation.tune[study]
-    with _lock(dataset, study):
+    with _lock(dataset, study), warnings.catch_warnings():
+        # We give the sign of life ourselves, since `optimize` would take more trials than there are to be.
+        warnings.simplefilter("ignore")
         optuna.storages.fail_stale_trials(search)  # where there are heartbeats: of workers that gave none
         _queue_unfinished(search)
         waiting = search.get_trials(deepcopy=False, states=[TrialState.WAITING])
@@ -164,9 +165,7 @@ def _take(search: optuna.Study, config: Config, dataset: str, study: str, worker
             seed=derive_seed(tune.sampler_seed, "proposal", study, waiting[0].user_attrs["slot"]) % 2**32,
             constant_liar=tune.workers > 1,
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # we give the sign of life ourselves, since `optimize` would take too many
-            trial = search.ask()
+        trial = search.ask()
         _beat(search, config, trial)
         _point(trial, tune)
     return trial
@@ -179,7 +178,7 @@ def _queue_unfinished(search: optuna.Study) -> None:
         if last.state == TrialState.FAIL and "error" not in last.user_attrs:
             ended = [t for t in trials if t.user_attrs["slot"] == slot and t.user_attrs.get("stopped") != t.number]
             if len(ended) <= RETRIES:
-                _go_on(search, last)
+                RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(search, last)
 
 
 def _point(trial: optuna.Trial, tune: TuneConfig) -> dict[str, Any]:

@@ -85,6 +85,8 @@ def _history(study: optuna.Study) -> Figure:
 
 
 def _importance(study: optuna.Study) -> Figure:
+    if _all_alike(study):
+        return style.note("importance: all finished trials have the same accuracy, so no key matters")
     axes = pictures.plot_param_importances(study, evaluator=_evaluator(), target_name=LABELS["top1"])
     axes.get_legend().remove()
     return _restyled([axes], 0.9 + 0.3 * len(axes.patches))
@@ -150,7 +152,13 @@ _DRAWN: dict[str, Callable[[optuna.Study], Figure]] = {
 
 def _ranked(study: optuna.Study) -> list[str]:
     """Keys by how much they matter: of many, the last would be drawn too small to see."""
+    if _all_alike(study):
+        return sorted(study.best_trial.params)
     return list(optuna.importance.get_param_importances(study, evaluator=_evaluator()))
+
+
+def _all_alike(study: optuna.Study) -> bool:
+    return len({trial.value for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])}) == 1
 
 
 def _evaluator() -> FanovaImportanceEvaluator:
