@@ -33,7 +33,7 @@ DatabaseUrl = Annotated[str, AfterValidator(_without_password)]
 
 
 class FloatRange(Section):
-    type: Literal["float"]
+    type: Literal["float"] = Field(description="Any number between two.")
     low: float = Field(allow_inf_nan=False, description="Smallest value.")
     high: float = Field(allow_inf_nan=False, description="Largest value.")
     log: bool = Field(False, description="Drawn evenly over the logarithm; needs low > 0 and no step.")
@@ -52,7 +52,7 @@ class FloatRange(Section):
 
 
 class IntRange(Section):
-    type: Literal["int"]
+    type: Literal["int"] = Field(description="Whole numbers between two.")
     low: int = Field(description="Smallest value.")
     high: int = Field(description="Largest value.")
     log: bool = Field(False, description="Drawn evenly over the logarithm; needs low > 0 and no step.")
@@ -71,7 +71,7 @@ class IntRange(Section):
 
 
 class Choices(Section):
-    type: Literal["categorical"]
+    type: Literal["categorical"] = Field(description="Values one by one.")
     choices: list[bool | int | float | str | None] = Field(min_length=1, description="The values.")
 
     @property
