@@ -24,5 +24,9 @@ class Stopped(UserError):
     exit_code = os.EX_TEMPFAIL
 
 
+class Pruned(Stopped):
+    """A trial of a search was ended for what it had reached; nobody goes on with it."""
+
+
 def is_users_to_mend(error: BaseException) -> bool:
     return isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in _DISK)

@@ -93,6 +93,11 @@ class RunSettings(Section):
 
     @property
     def digest(self) -> str:
+        return digest([self.decisive, self.subsets])
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """The values that change what comes out, as plain values."""
         # Where it runs, how many processes train, decode or store frames, and how often validation is looked at do not
         # change what comes out, but for rounding; whether validation is trained on is said by the subsets, pretraining
         # by `start_from`.
@@ -105,7 +110,7 @@ class RunSettings(Section):
         values = self.model_dump(mode="json", exclude=unused)
         if self.distill is not None and self.distill.targets == "stored":
             values["distill"]["targets"] = "auto"  # the same numbers
-        return digest([values, self.subsets])
+        return values
 
     @property
     def has_targets(self) -> bool:
@@ -213,6 +218,29 @@ def _trained_alike(config: Config, one: Run, other: Run) -> bool:
     )
 
 
+def tune_trial(config: Config, dataset: str, study: str, point: Mapping[str, Any]) -> tuple[Config, Run]:
+    """A trial of a study that searches, as a study of that one point: its config, and its run in it."""
+    tune = config.ablation.tune[study]
+    alone = StudyConfig(arms=[tune.arm], points=[dict(point)], seeds=[tune.seed], set=tune.set)
+    ablation = config.ablation.model_copy(
+        update={
+            "studies": {**config.ablation.studies, study: alone},
+            "tune": {name: other for name, other in config.ablation.tune.items() if name != study},
+        }
+    )
+    of_trial = config.model_copy(update={"ablation": ablation})
+    (run,) = trial_runs(of_trial, dataset, study)
+    return of_trial, run
+
+
+def tune_corners(config: Config, dataset: str, study: str) -> list[tuple[Config, Run]]:
+    """Trials that have each value a search was checked with, one key after the other: what any trial may need."""
+    space = config.ablation.tune[study].space
+    middle = {key: range.examples[-1] for key, range in space.items()}
+    points = [middle | {key: value} for key, range in space.items() for value in range.examples]
+    return [tune_trial(config, dataset, study, point) for point in points]
+
+
 def study_trials(study: StudyConfig) -> dict[str, dict[str, Any]]:
     """A study's points by name: {"alpha=0.5,temperature=4": {"distill.alpha": 0.5, …}, …}.
 
@@ -225,7 +253,9 @@ def study_trials(study: StudyConfig) -> dict[str, dict[str, Any]]:
     named: dict[str, dict[str, Any]] = {}
     for point in (grid if study.grid else []) + study.points:
         point = without_unread(point)
-        names = [",".join(f"{name(key)}={_plain(value)}" for key, value in point.items()) for name in (_last, str)]
+        names = [
+            _fitting(",".join(f"{name(key)}={_plain(value)}" for key, value in point.items())) for name in (_last, str)
+        ]
         # teacher.train.lr and student.train.lr are both an lr: then the whole key is the name.
         free = next((name for name in names if named.get(name, point) == point), None)
         if free is None:
@@ -238,9 +268,16 @@ def _last(key: str) -> str:
     return key.split(".")[-1]
 
 
+def _fitting(name: str) -> str:
+    """The name, cut where it is longer than a file's name may be."""
+    return name if len(name) <= 200 else f"{name[:180]}-{digest(name)}"
+
+
 def _plain(value: Any) -> str:
     """A value as it may stand in a file's name."""
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = str(value)
+    if isinstance(value, float):
+        text = f"{value:g}" if float(f"{value:g}") == value else repr(value)
     return "".join(character if character.isalnum() or character in "._-+" else "-" for character in text)
 
 
@@ -267,7 +304,7 @@ def any_of(names: Iterable[str]) -> str:
 
 
 def all_runs(config: Config) -> Iterator[Run]:
-    """Final runs and trials, each with the teacher and the pretraining that it needs."""
+    """Final runs and trials, each with the teacher and the pretraining that it needs; of searches those alone."""
     seen: set[Run] = set()
     trials = (
         run
@@ -275,12 +312,26 @@ def all_runs(config: Config) -> Iterator[Run]:
         for study in config.ablation.studies
         for run in trial_runs(config, dataset, study)
     )
-    for run in itertools.chain(final_runs(config), trials):
-        teacher = teacher_of(config, run)
-        for each in (run, teacher, pretraining_of(config, run), teacher and pretraining_of(config, teacher)):
+    needed = itertools.chain(
+        ((config, run, [run]) for run in itertools.chain(final_runs(config), trials)),
+        # A search's own trials are not known beforehand.
+        ((*searched, []) for dataset in config.datasets for searched in _searched(config, dataset)),
+    )
+    for own, run, itself in needed:
+        teacher = teacher_of(own, run)
+        for each in (*itself, teacher, pretraining_of(own, run), teacher and pretraining_of(own, teacher)):
             if each is not None and each not in seen:
                 seen.add(each)
                 yield each
+
+
+def _searched(config: Config, dataset: str) -> Iterator[tuple[Config, Run]]:
+    """Of each search a trial that distils, where any does."""
+    for study, tune in config.ablation.tune.items():
+        point = {key: range.examples[-1] for key, range in tune.space.items()}
+        if "distill.alpha" in point:
+            point["distill.alpha"] = max(tune.space["distill.alpha"].examples)
+        yield tune_trial(config, dataset, study, point)
 
 
 def used_datasets(config: Config) -> list[str]:
@@ -395,16 +446,19 @@ def choices_of(config: Config, run: Run) -> list[Path]:
     return [study_directory(run.dataset, study) / "choice.json" for study in before if _uses(config, run, study)]
 
 
-def _searched(config: Config, study: str) -> set[str]:
-    return {key for point in study_trials(config.ablation.studies[study]).values() for key in point}
-
-
 def _uses(config: Config, run: Run, study: str) -> bool:
-    searched = _searched(config, study)
+    searched = searched_keys(config, study)
     sections = {"train", "input", config.arms[run.arm].network}
     if run_settings(config, run).distill is not None:
         sections.add("distill")
     return any(key.split(".")[0] in sections for key in searched - own_values(config, run).keys())
+
+
+def searched_keys(config: Config, study: str) -> set[str]:
+    """Dotted keys in which the trials of a study differ."""
+    if study in config.ablation.tune:
+        return set(config.ablation.tune[study].space)
+    return {key for point in study_trials(config.ablation.studies[study]).values() for key in point}
 
 
 # ---------------------------------------------------------------------------------------------------- teacher's targets
@@ -426,7 +480,7 @@ def targets_directory(config: Config, run: Run) -> Path:
 def _decides_targets(config: Config, study: str, own: Iterable[str]) -> bool:
     """Whether a study chooses more than what students make of their targets."""
     read = {"distill.teacher_head", "distill.targets_precision"}
-    return any(not key.startswith("distill.") or key in read for key in _searched(config, study) - set(own))
+    return any(not key.startswith("distill.") or key in read for key in searched_keys(config, study) - set(own))
 
 
 def target_stores(config: Config) -> dict[Path, list[Run]]:
@@ -455,10 +509,7 @@ def target_stores(config: Config) -> dict[Path, list[Run]]:
 
 def studies_to_track(config: Config) -> dict[str, list[str]]:
     """Names of the studies by data set; those that networks are only pretrained on have none."""
-    return {
-        dataset: list(config.ablation.studies) if dataset in config.datasets else []
-        for dataset in used_datasets(config)
-    }
+    return {dataset: config.ablation.known if dataset in config.datasets else [] for dataset in used_datasets(config)}
 
 
 def index_path(dataset: str) -> Path:
@@ -538,6 +589,16 @@ def weights_path(config: Config, weights: str) -> Path:
 
 def study_directory(dataset: str, study: str) -> Path:
     return RESULTS / f"ablation/{dataset}/{study}"
+
+
+def worker_path(dataset: str, study: str, worker: int | str) -> Path:
+    """What says that a worker of a search has found nothing left to do."""
+    return study_directory(dataset, study) / f"workers/{worker}.json"
+
+
+def trials_path(dataset: str, study: str) -> Path:
+    """All trials of a search, one row each."""
+    return study_directory(dataset, study) / "trials.csv"
 
 
 def resume_directory(run: Run, key: str) -> Path:

@@ -59,6 +59,9 @@ NEEDS = {
     "motion_check": Needs(2000, 30),
     "score": Needs(1000, 60),
     "choose": Needs(1000, 10),
+    "tune": Needs(2000, 30, gpus=True),
+    "tuned": Needs(1000, 15),
+    "tune_figure": Needs(1000, 15),
     "profile": Needs(6000, 60, cores=4),
     "profile_larger_batches": Needs(6000, 120, cores=4),
     "benchmark": Needs(6000, 30, cores=4),
@@ -112,9 +115,6 @@ class Resources:
         def run_of(wildcards: Any) -> Run | None:
             return None if runs is None else runs[getattr(wildcards, wildcard)]
 
-        def machine_cores(wildcards: Any, threads: int) -> int:
-            return threads if self.machine_cores is None else min(threads, self.machine_cores)
-
         def mem_mb(wildcards: Any, attempt: int, threads: int) -> int:
             run = run_of(wildcards)
             if run is not None:
@@ -131,8 +131,36 @@ class Resources:
         def gpu(wildcards: Any) -> int:
             return plan.run_settings(self.config, run_of(wildcards)).train.asked_gpus
 
-        asked = {"machine_cores": machine_cores, "mem_mb": mem_mb, "runtime": runtime}
+        asked = {"machine_cores": self._machine_cores, "mem_mb": mem_mb, "runtime": runtime}
         return asked | {"gpu": gpu} if needs.gpus else asked
+
+    def tuning(self, rule: str) -> dict[str, Callable[..., int]]:
+        """Resources of a worker of a search: those of its largest trial, as long as its share of all of them takes."""
+        needs = NEEDS[rule]
+
+        def mem_mb(wildcards: Any, attempt: int) -> int:
+            return attempt * max(each._training_mb(run, needs.mem_mb) for each, run in self._trials_of(wildcards))
+
+        def runtime(wildcards: Any, attempt: int) -> int:
+            tune = self.config.ablation.tune[wildcards.study]
+            longest = max(each._training_minutes(run) for each, run in self._trials_of(wildcards))
+            return attempt * math.ceil(needs.minutes + math.ceil(tune.trials / tune.workers) * (longest + 1))
+
+        def gpu(wildcards: Any) -> int:
+            return max(plan.run_settings(each.config, run).train.asked_gpus for each, run in self._trials_of(wildcards))
+
+        return {"machine_cores": self._machine_cores, "mem_mb": mem_mb, "runtime": runtime, "gpu": gpu}
+
+    def tuning_cores(self, wildcards: Any) -> int:
+        """Threads of the largest trial of a search."""
+        return max(each.training_cores(run) for each, run in self._trials_of(wildcards))
+
+    def _trials_of(self, wildcards: Any) -> list[tuple[Resources, Run]]:
+        corners = plan.tune_corners(self.config, wildcards.dataset, wildcards.study)
+        return [(Resources(config, self.all_cores), run) for config, run in corners]
+
+    def _machine_cores(self, wildcards: Any, threads: int) -> int:
+        return threads if self.machine_cores is None else min(threads, self.machine_cores)
 
     def _training_minutes(self, run: Run) -> float:
         """Of all epochs; a test, which looks at each clip a few times, takes less."""

@@ -270,6 +270,40 @@ def scores(config: Config, dataset: str, study: str) -> list[Path]:
     return [run.directory / "scores.json" for run in plan.trial_runs(config, dataset, study)]
 
 
+def tuning(config: Config, dataset: str, study: str) -> list[Path]:
+    """Files that some trial of a search may read: those of each value that it was checked with."""
+    files: list[Path] = []
+    for of_trial, run in plan.tune_corners(config, dataset, study):
+        for read in training(of_trial, run).values():
+            files += read if isinstance(read, list) else [read]
+    return list(dict.fromkeys(files))
+
+
+def workers(config: Config, dataset: str, study: str) -> list[Path]:
+    """What says that each worker of a search is done."""
+    return [plan.worker_path(dataset, study, worker) for worker in range(config.ablation.tune[study].workers)]
+
+
+def tune_settings(config: Config, dataset: str, study: str) -> str:
+    """Digest of what decides a search's trials, but for how many workers run them."""
+    tune = config.ablation.tune[study].model_dump(mode="json", exclude={"workers"})
+    of_trial, run = plan.tune_corners(config, dataset, study)[0]
+    return digest([tune, plan.run_settings(of_trial, run).digest])
+
+
+PICTURES = ("history", "importance", "slice", "contour", "parallel", "intermediate", "pareto")
+
+
+def tune_figures(config: Config) -> list[str]:
+    """Optuna's pictures of the searches that the tables include; a front where there are two objectives."""
+    figures = []
+    for study in config.ablation.run_tune:
+        left_out = "pareto" if len(config.ablation.tune[study].objectives) == 1 else "intermediate"
+        shown = [picture for picture in PICTURES if picture != left_out]
+        figures += [f"{dataset}.{study}.{picture}" for dataset in config.datasets for picture in shown]
+    return [f"{plan.RESULTS}/figures/tune/{figure}.png" for figure in figures]
+
+
 def profiled_runs(config: Config) -> dict[str, Run]:
     """Models of the run's own, profiled at its own size: the first final run of each."""
     own: dict[str, Run] = {}

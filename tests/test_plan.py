@@ -132,7 +132,18 @@ def test_points_that_differ_get_names_that_differ():
 
 def test_points_that_cannot_be_told_apart_by_name_are_refused():
     with pytest.raises(ConfigError, match="two points named"):
-        plan.study_trials(study({"train.lr": 0.100000001}, {"train.lr": 0.100000002}, {"train.lr": 0.100000003}))
+        plan.study_trials(study(*({"student.weights": weights} for weights in ("a/b.pth", "a b.pth", "a,b.pth"))))
+
+
+def test_numbers_that_are_close_are_told_apart():
+    trials = plan.study_trials(study({"train.lr": 0.100000001}, {"train.lr": 0.100000002}, {"train.lr": 0.1}))
+    assert list(trials) == ["lr=0.100000001", "lr=0.100000002", "lr=0.1"]
+
+
+def test_a_name_is_no_longer_than_a_files_may_be():
+    keys = {f"student.model_overrides.{'k' * 30}{number}": 1 / 3 + number for number in range(9)}
+    one, other = plan.study_trials(study(keys, {**keys, next(iter(keys)): 0.5}))
+    assert one != other and max(len(one), len(other)) <= 200
 
 
 def test_a_point_given_twice_is_one_trial():

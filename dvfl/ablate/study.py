@@ -5,38 +5,30 @@ Snakemake enumerates the trials, each one job; Optuna keeps the outcomes, for it
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import optuna
 from filelock import FileLock
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dvfl import plan
+from dvfl.ablate.storage import database_errors, journal_path, open_storage
 from dvfl.config import Config, ConfigError, StudyConfig
 from dvfl.files import read_json, required
 from dvfl.plan import Run
 
-optuna.logging.set_verbosity(logging.WARNING)
 
-
-def storage_path(dataset: str, study: str) -> Path:
-    return plan.study_directory(dataset, study) / "optuna.journal"
-
-
-def open_study(dataset: str, study: str) -> optuna.Study:
-    """The study in its journal file; safe to open from several processes."""
-    path = storage_path(dataset, study)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    storage = JournalStorage(JournalFileBackend(str(path)))
-    return optuna.create_study(
-        storage=storage, study_name=f"{dataset}/{study}", direction="maximize", load_if_exists=True
-    )
+def open_study(config: Config, dataset: str, study: str) -> optuna.Study:
+    """The study in its storage; safe to open from several processes. Raises StorageError."""
+    with database_errors(config):
+        return optuna.create_study(
+            storage=open_storage(config, dataset, study),
+            study_name=f"{dataset}/{study}",
+            direction="maximize",
+            load_if_exists=True,
+        )
 
 
 def record_trial(config: Config, run: Run, value: float, intermediate: Mapping[int, float]) -> None:
@@ -54,14 +46,14 @@ def record_trial(config: Config, run: Run, value: float, intermediate: Mapping[i
         intermediate_values=dict(intermediate),
         user_attrs={"trial": run.trial, "arm": run.arm, "seed": run.seed, "run": str(run)},
     )
-    path = storage_path(run.dataset, run.study)
+    path = journal_path(run.dataset, run.study)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        study = open_study(run.dataset, run.study)
+    with FileLock(path.with_suffix(".lock")), database_errors(config):
+        study = open_study(config, run.dataset, run.study)
         others = [other for other in study.trials if other.user_attrs.get("run") != str(run)]
         if len(others) < len(study.trials):
             optuna.delete_study(study_name=study.study_name, storage=study._storage)
-            study = open_study(run.dataset, run.study)
+            study = open_study(config, run.dataset, run.study)
             study.add_trials(others)
         study.add_trial(trial)
 
@@ -71,8 +63,8 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | str | None) else str(value)
 
 
-def recorded_trials(dataset: str, study: str) -> list[FrozenTrial]:
-    return open_study(dataset, study).trials
+def recorded_trials(config: Config, dataset: str, study: str) -> list[FrozenTrial]:
+    return open_study(config, dataset, study).trials
 
 
 def _distribution(study: StudyConfig, key: str) -> BaseDistribution:
@@ -88,6 +80,10 @@ def choose(config: Config, dataset: str, study: str) -> dict[str, Any]:
 
     Among trials that distil; the one without distillation is the baseline beside it. Ties go to the earlier trial.
     """
+    if study in config.ablation.tune:
+        from dvfl.ablate.tune import choose_trial
+
+        return choose_trial(config, dataset, study)
     settings = config.ablation.studies[study]
     if settings.evaluate_on != "validation":
         raise ConfigError(f"ablation.studies.{study}: is evaluated on test, and test chooses nothing")

@@ -23,6 +23,7 @@ from dvfl.config.measuring import AuditConfig, EvaluateConfig, StudyConfig, Trac
 from dvfl.config.schema import Config
 from dvfl.config.section import ConfigError, Section
 from dvfl.config.training import DistillConfig, FrameStoreConfig, InputConfig, NetworkConfig, TrainConfig
+from dvfl.config.tuning import Choices, FloatRange, IntRange, TuneConfig
 from dvfl.config.weights import WeightsDefinition
 
 __all__ = [
@@ -33,20 +34,24 @@ __all__ = [
     "ArchiveConfig",
     "AuditConfig",
     "ChecksumConfig",
+    "Choices",
     "Config",
     "ConfigError",
     "DatasetDefinition",
     "DistillConfig",
     "EvaluateConfig",
     "FetchConfig",
+    "FloatRange",
     "FrameStoreConfig",
     "InputConfig",
+    "IntRange",
     "MotionsConfig",
     "NetworkConfig",
     "Section",
     "StudyConfig",
     "TrackingConfig",
     "TrainConfig",
+    "TuneConfig",
     "WeightsDefinition",
     "check_config",
     "digest",

@@ -118,6 +118,10 @@ def _chains(config: Config) -> Iterator[list[tuple[str, Mapping[str, list[Any]]]
             points.append((f"{place}.grid: ", study.grid))
         for arm, point in itertools.product(study.arms, points or [(f"{place}: ", {})]):
             yield [base, arms[arm], (f"{place}.set: ", _listed(study.set)), point]
+    for name, tune in config.ablation.tune.items():
+        place = f"ablation.tune.{name}"
+        searched = {key: range.examples for key, range in tune.space.items()}
+        yield [base, arms[tune.arm], (f"{place}.set: ", _listed(tune.set)), (f"{place}.space: ", searched)]
 
 
 def _listed(values: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -20,6 +20,7 @@ from dvfl.config.schema import Config
 from dvfl.config.section import ConfigError, nearest
 from dvfl.config.training import TrainConfig
 from dvfl.models.registry import check_model
+from dvfl.redaction import redact
 
 PROJECT = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = PROJECT / "config/config.yaml"
@@ -73,6 +74,7 @@ DROPPABLE = {
     ("weights_definitions",),
     ("arms",),
     ("ablation", "studies"),
+    ("ablation", "tune"),
     *((role, mapping) for role in ("teacher", "student") for mapping in ("train", "model_overrides")),
 }
 
@@ -81,7 +83,7 @@ def _without_removed(value: Any, path: tuple[str, ...] = ()) -> Any:
     """Entries that a later file set to null are gone: that is how a user's file drops an arm or a study."""
     if not isinstance(value, dict):
         return value
-    droppable = path in DROPPABLE or path[-1:] == ("grid",)
+    droppable = path in DROPPABLE or path[-1:] in (("grid",), ("space",))
     return {
         key: _without_removed(item, (*path, str(key)))
         for key, item in value.items()
@@ -185,6 +187,24 @@ def _check_overrides(config: Config) -> None:
                     train = _check_network(override(base, point), config.arms[arm].network)
                     if config.protocol == "as_described" and study.evaluate_on == "validation":
                         _refuse_selection_on_test(train)
+    for name, tune in config.ablation.tune.items():
+        with _at(f"ablation.tune.{name}.set"):
+            base = override(config, tune.set)
+        for key, searched in tune.space.items():
+            with _at(f"ablation.tune.{name}.space"):
+                _check_searched(config, key, tune.arm)
+                for value in searched.examples:
+                    train = _check_network(override(base, {key: value}), config.arms[tune.arm].network)
+                    if config.protocol == "as_described":
+                        _refuse_selection_on_test(train)
+
+
+def _check_searched(config: Config, key: str, arm: str) -> None:
+    """A search must change what its trials compute, and nothing else."""
+    settings = config.arms[arm]
+    sections = ["input", "train", settings.network] + (["distill"] if settings.distil_from else [])
+    if key.split(".")[0] not in sections:
+        raise ConfigError(f"{key}: does not change how arm {arm} is trained; search under {', '.join(sections)}")
 
 
 def _points(study: StudyConfig, dataset: str) -> list[dict[str, Any]]:
@@ -239,6 +259,8 @@ def _validate(model: type[BaseModel], raw: Mapping[str, Any], prefix: tuple[str,
 def _explain(model: type[BaseModel], item: Mapping[str, Any], prefix: tuple[str, ...]) -> str:
     """One line for one mistake: the key's full path, what was given, what is allowed."""
     location = tuple(str(part) for part in item["loc"] if part != "[key]")
+    if "space" in location:  # of the ranges pydantic names the type as well, which is no key
+        location = tuple(part for part in location if part not in ("float", "int", "categorical"))
     path = ".".join(prefix + location)
     given = item.get("input")
     if item["type"] == "extra_forbidden":
@@ -246,11 +268,13 @@ def _explain(model: type[BaseModel], item: Mapping[str, Any], prefix: tuple[str,
         return f"{path}: there is no such key{nearest(location[-1], siblings)}"
     if item["type"] == "missing":
         return f"{path}: is missing"
+    if item["type"] == "union_tag_not_found":
+        return f"{path}.type: is missing; give float, int or categorical"
     message = item["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if not path:  # the whole config: the message names the key itself
         return message
-    shown = "" if isinstance(given, (Mapping, BaseModel)) else f" (given: {given!r})"
+    shown = "" if isinstance(given, (Mapping, BaseModel)) else f" (given: {redact(repr(given))})"
     return f"{path}: {message}{shown}"
 
 

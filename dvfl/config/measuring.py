@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from dvfl.config.section import Count, Fraction, ModelName, Name, Positive, Section
+from dvfl.config.tuning import DatabaseUrl, TuneConfig
 from dvfl.models.registry import check_model
 
 
@@ -74,8 +75,40 @@ class StudyConfig(Section):
 
 
 class AblationConfig(Section):
-    studies: dict[Name, StudyConfig] = Field({}, description="Studies by name.")
-    run: list[Name] = Field([], description="Studies that the tables include.")
+    studies: dict[Name, StudyConfig] = Field({}, description="Studies of given points, by name.")
+    tune: dict[Name, TuneConfig] = Field({}, description="Studies that search a space, by name.")
+    run: list[Name] = Field([], description="Studies that the tables include, of either kind.")
+    storage: DatabaseUrl | None = Field(
+        None,
+        description="Where Optuna keeps the trials: postgresql://USER@HOST:PORT/DATABASE, its password in PGPASSWORD "
+        "or ~/.pgpass; None: a journal file for each study, under results/ablation.",
+    )
+    heartbeat: Count = Field(
+        60,
+        description="Seconds between the signs of life of a trial in PostgreSQL; one that gave none for twice as long "
+        "is another worker's to go on with.",
+    )
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> AblationConfig:
+        if both := sorted(self.studies.keys() & self.tune.keys()):
+            raise ValueError(f"has a study {both[0]!r} under `studies` and under `tune`: give one another name")
+        return self
+
+    @property
+    def known(self) -> list[str]:
+        """Studies of both kinds."""
+        return [*self.studies, *self.tune]
+
+    @property
+    def run_studies(self) -> list[str]:
+        """Of the studies that the tables include, those of given points."""
+        return [name for name in self.run if name in self.studies]
+
+    @property
+    def run_tune(self) -> list[str]:
+        """Of the studies that the tables include, those that search a space."""
+        return [name for name in self.run if name in self.tune]
 
 
 class ProfileConfig(Section):

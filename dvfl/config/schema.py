@@ -101,17 +101,25 @@ class Config(Section):
             if self.arms[source].distil_from is not None:
                 raise ValueError(f"arms.{arm}.distil_from: {source!r} is itself distilled; chains are not supported")
         for study in self.ablation.run:
-            if study not in self.ablation.studies:
-                raise ValueError(f"ablation.run: {study!r} is not a study{nearest(study, self.ablation.studies)}")
-            if self.ablation.studies[study].differences:
+            if study not in self.ablation.known:
+                raise ValueError(f"ablation.run: {study!r} is not a study{nearest(study, self.ablation.known)}")
+            if study in self.ablation.studies and self.ablation.studies[study].differences:
                 raise ValueError(f"ablation.run: {study!r} has a table of its own: ask for the target protocol_effects")
         for study, settings in self.ablation.studies.items():
             for arm in settings.arms:
                 if arm not in self.arms:
                     raise ValueError(f"ablation.studies.{study}.arms: {arm!r} is not an arm{nearest(arm, self.arms)}")
+        for study, settings in self.ablation.tune.items():
+            if settings.arm not in self.arms:
+                wrong = settings.arm
+                raise ValueError(f"ablation.tune.{study}.arm: {wrong!r} is not an arm{nearest(wrong, self.arms)}")
         for study in self.chosen_by:
+            if study in self.ablation.tune:
+                if len(self.ablation.tune[study].objectives) > 1:
+                    raise ValueError(f"chosen_by: study {study!r} has two objectives, so it chooses no single trial")
+                continue
             if study not in self.ablation.studies:
-                raise ValueError(f"chosen_by: {study!r} is not a study{nearest(study, self.ablation.studies)}")
+                raise ValueError(f"chosen_by: {study!r} is not a study{nearest(study, self.ablation.known)}")
             if self.ablation.studies[study].evaluate_on != "validation":
                 raise ValueError(f"chosen_by: study {study!r} is evaluated on test; test chooses nothing")
         return self

@@ -19,8 +19,8 @@ from dvfl.errors import UserError
 from dvfl.files import atomic, required, sha256
 from dvfl.plan import RESULTS, released_loss_path
 from dvfl.provenance.records import WEIGHTS, Record, Records
+from dvfl.redaction import redact
 from dvfl.steps import FIGURES, TABLES
-from dvfl.track.redaction import redact
 from dvfl.train.provenance import code_version
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _tables_and_figures() -> Iterator[Path]:
     for name in FIGURES:
         required(RESULTS / f"figures/{name}.png")
     for folder in ("tables", "figures"):
-        yield from sorted(file for file in (RESULTS / folder).iterdir() if not file.name.startswith("."))
+        yield from sorted(file for file in (RESULTS / folder).rglob("*") if not file.name.startswith("."))
 
 
 def _data(records: Records, runs: list[Record]) -> Iterator[Path]:
@@ -105,7 +105,8 @@ def _data(records: Records, runs: list[Record]) -> Iterator[Path]:
         yield folder / "index.parquet"
         yield from sorted(folder.glob("splits/*.csv"))
         yield from sorted(folder.glob("audit/*.csv"))
-        yield from sorted((RESULTS / "ablation" / dataset).glob("*/choice.json"))
+        for name in ("choice.json", "trials.csv"):
+            yield from sorted((RESULTS / "ablation" / dataset).glob(f"*/{name}"))
     yield released_loss_path()
 
 

@@ -17,6 +17,7 @@ from dvfl.report.inputs import model_of
 from dvfl.report.measures import contrast, covers, metric_intervals
 from dvfl.report.results import read_choice, read_record, run_ids
 from dvfl.report.rows import setting, table_frame
+from dvfl.report.searches import search_rows
 
 NOISE = 0.05  # a Holm-adjusted p value below this is more than noise between seeds and groups
 
@@ -32,8 +33,12 @@ def build_ablation(config: Config) -> pd.DataFrame:
     for dataset in config.datasets:
         split = config.dataset_definitions[dataset].splits[0]
         place = {"dataset": dataset, "split": split, "protocol": config.protocol}
-        for study in config.ablation.run:
+        for study in config.ablation.run_studies:
             rows += [place | row for row in _study_rows(config, dataset, study)]
+        for study in config.ablation.run_tune:
+            rows += [
+                place | row for row in (*search_rows(config, dataset, study), *_choice_rows(config, dataset, study))
+            ]
     return table_frame("ablation", rows)
 
 
@@ -160,9 +165,12 @@ def _arm_contrast_rows(config: Config, study: str, trials: Trials) -> Iterator[R
 
 def _choice_rows(config: Config, dataset: str, study: str) -> Iterator[Row]:
     """The chosen values that are numbers, one row each."""
-    if config.ablation.studies[study].evaluate_on == "test":
-        return
-    arms = ", ".join(config.ablation.studies[study].arms)
+    if study in config.ablation.tune:
+        arms = config.ablation.tune[study].arm
+    else:
+        if config.ablation.studies[study].evaluate_on == "test":
+            return
+        arms = ", ".join(config.ablation.studies[study].arms)
     for key, value in read_choice(dataset, study)["values"].items():
         if isinstance(value, int | float):
             name = f"chosen_{key.split('.')[-1]}"

@@ -19,6 +19,7 @@ from dvfl.plan import (
     split_path,
     study_directory,
     trial_runs,
+    trials_path,
 )
 
 PUBLISHED = PROJECT / "config/published.csv"
@@ -92,10 +93,11 @@ def _table_inputs(table: str, config: Config) -> list[Path]:
         paths: list[Path] = []
         for dataset in config.datasets if config.ablation.run else []:
             paths.append(index_path(dataset))
-            for study in config.ablation.run:
+            for study in config.ablation.run_studies:
                 paths += _run_files(trial_runs(config, dataset, study))
                 if config.ablation.studies[study].evaluate_on == "validation":
                     paths.append(study_directory(dataset, study) / "choice.json")
+            paths += [trials_path(dataset, study) for study in config.ablation.run_tune]
         return paths
     if table == "protocol_effects":
         study = differences_study(config)

@@ -14,6 +14,8 @@
     definition           what exactly is counted, in `audit`
     class                whose clips are counted, in `audit_classes`
     study, trial, against, chosen        of ablations
+    number, state        of a trial of a search: from 0; `complete`, `pruned` or `failed`
+    epoch       after which a trial that was not finished had the top-1 in `top1_so_far`
     larger_than_noise    `yes` where the p value is below 5 % when adjusted for all of a study's trials, else `no`
     divergence, features     of the distillation, where it is not forward KL, or features weigh something
     splits      the splits that `split=mean` is the mean over

@@ -85,7 +85,7 @@ def reported_runs(config: Config) -> list[Run]:
     trials = [
         run
         for dataset in config.datasets
-        for study in config.ablation.run
+        for study in config.ablation.run_studies
         for run in trial_runs(config, dataset, study)
     ]
     return list(dict.fromkeys([*final_runs(config), *trials]))

@@ -1,6 +1,6 @@
 """MLflow tracking that loses nothing and stops nothing: written to disk, delivered when it can."""
 
-from dvfl.track.redaction import redact
+from dvfl.redaction import redact
 from dvfl.track.store import prepare
 from dvfl.track.tracker import OUTBOXES, Tracker, deliver_pending, outbox_directory, run_id
 from dvfl.track.ui import ui_command, ui_environment

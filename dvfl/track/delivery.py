@@ -16,8 +16,8 @@ from filelock import FileLock
 
 from dvfl.config import TrackingConfig
 from dvfl.files import read_json, write_json
+from dvfl.redaction import redact
 from dvfl.track.outbox import Outbox, from_json
-from dvfl.track.redaction import redact
 from dvfl.track.store import (
     PARENT_TAG,
     connect,

@@ -26,7 +26,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dvfl.track.redaction import redact
+from dvfl.redaction import redact
 
 # MLflow's limits. A line of the outbox is one request, so lines are cut to fit when written.
 MAX_METRICS = 1000

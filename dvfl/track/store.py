@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from dvfl.config import TrackingConfig
 from dvfl.plan import RESULTS
-from dvfl.track.redaction import redact
+from dvfl.redaction import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

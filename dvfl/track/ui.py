@@ -6,7 +6,7 @@ import os
 import sys
 
 from dvfl.config import ConfigError, TrackingConfig
-from dvfl.track.redaction import redact
+from dvfl.redaction import redact
 from dvfl.track.store import ENVIRONMENT, is_database
 
 HOST = "127.0.0.1"

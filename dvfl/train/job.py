@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from dvfl.data.index import clips_root, read_index
 from dvfl.data.splits import few_clips, read_split
 from dvfl.data.weights import weights_sha256
 from dvfl.distill.task import DistillationTask, SupervisedTask
+from dvfl.errors import Pruned
 from dvfl.evaluate.predict import predict_dataset
 from dvfl.files import atomic, read_json, required, sha256, write_json
 from dvfl.models.plugins import import_plugin, plugin_file
@@ -42,6 +44,9 @@ from dvfl.train.resume import check_resumable, remove_begun, write_begun
 from dvfl.train.stopping import asked_to_stop
 from dvfl.train.teacher import distillation, target_store
 
+# What is told of each look at validation: the epoch, and top-1 as a fraction. True ends the training there.
+Watch = Callable[[int, float], bool]
+
 
 @dataclass(frozen=True)
 class RunData:
@@ -60,24 +65,28 @@ def load_run_data(config: Config, run: Run) -> RunData:
     return RunData(index, split, clips_root(config.dataset_definitions[run.dataset]), classes)
 
 
-def train_run(config: Config, run: Run, wait: bool = False, resume: Path | None = None) -> None:
+def train_run(
+    config: Config, run: Run, wait: bool = False, resume: Path | None = None, watch: Watch | None = None
+) -> None:
     """Trains the run and writes its weights.safetensors, history.csv and run.json.
 
     Killed at any moment and started again, it goes on after its last finished epoch and ends with the same bytes. A run
     that is there already, made with the same settings and inputs, is left as it is: the writer that was waited for made
     it. With `resume`, the folder of a stopped training, it goes on from there or not at all: CannotResume says what
-    changed. Raises LeaseTaken where another process works on the run and `wait` is off, and Stopped after SIGTERM, once
-    the checkpoint is written.
+    changed. Raises LeaseTaken where another process works on the run and `wait` is off, Stopped after SIGTERM, once the
+    checkpoint is written, and Pruned where `watch`, which other processes must be able to unpickle, ended it.
     """
-    run_on_processes(with_choices(config, run)[0].train, _train_run, config, run, wait, resume)
+    run_on_processes(with_choices(config, run)[0].train, _train_run, config, run, wait, resume, watch)
 
 
-def _train_run(processes: Processes, config: Config, run: Run, wait: bool, resume: Path | None) -> None:
+def _train_run(
+    processes: Processes, config: Config, run: Run, wait: bool, resume: Path | None, watch: Watch | None
+) -> None:
     """`train_run` on each process of the job; the first alone holds the lease, writes, tracks and says something."""
     import_plugins(config)
     settings, chosen = with_choices(config, run)
     inputs = input_hashes(config, run)
-    key = digest([settings.digest, inputs])
+    key = key_of(settings, inputs)
     checkpoint = Checkpoint(plan.resume_directory(run, key))
     if resume is not None:
         check_resumable(resume, run, key, settings, inputs)
@@ -94,11 +103,22 @@ def _train_run(processes: Processes, config: Config, run: Run, wait: bool, resum
                 print(f"{run.name}: goes on from where it was stopped", file=sys.stderr)
             write_begun(checkpoint, settings, inputs)
         with open_tracker(config, run, key, rule) if processes.first else nullcontext() as tracker:
-            _train(processes, config, run, settings, chosen, inputs, checkpoint, tracker)
+            try:
+                _train(processes, config, run, settings, chosen, inputs, checkpoint, tracker, watch)
+            except Pruned:
+                if processes.first:
+                    checkpoint.remove()
+                    remove_begun(checkpoint)
+                raise
         if processes.first:
             keep_for_others(run, checkpoint.path.parent)
             checkpoint.remove()
             remove_begun(checkpoint)
+
+
+def key_of(settings: RunSettings, inputs: dict[str, str | None]) -> str:
+    """Names what a run computes from what."""
+    return digest([settings.digest, inputs])
 
 
 def import_plugins(config: Config) -> None:
@@ -176,6 +196,7 @@ def _train(
     inputs: dict[str, str | None],
     checkpoint: Checkpoint,
     tracker: Tracker | None,
+    watch: Watch | None,
 ) -> None:
     begin = time.perf_counter()
     torch.set_num_threads(settings.train.threads)
@@ -221,7 +242,7 @@ def _train(
             targets_from = task.targets.kind
             if tracker is not None:
                 tracker.metrics({"teacher_top1_on_training_clips": teacher_top1}, step=0)
-        history = _fit(processes, config, run, settings, data, task, dataset, recipe, checkpoint, tracker)
+        history = _fit(processes, config, run, settings, data, task, dataset, recipe, checkpoint, tracker, watch)
     cpu_seconds = processes.summed({"cpu": time.process_time()})["cpu"]
     memory_mb = max(processes.gathered([peak_memory_mb()]))
     if tracker is None:
@@ -244,7 +265,7 @@ def _train(
             "dirty": dirty,
             "settings": settings.model_dump(mode="json"),
             "settings_digest": settings.digest,
-            "key": digest([settings.digest, inputs]),
+            "key": key_of(settings, inputs),
             "inputs": inputs,
             "outputs": {name: sha256(directory / name) for name in ("weights.safetensors", "history.csv")},
             "teacher": str(teacher) if teacher else None,
@@ -350,6 +371,7 @@ def _fit(
     recipe: Recipe,
     checkpoint: Checkpoint,
     tracker: Tracker | None,
+    watch: Watch | None,
 ) -> list[dict[str, Any]]:
     selecting = settings.train.report_epoch == "best_on_test"
     watched = settings.evaluated_on if selecting else "validation"
@@ -371,6 +393,9 @@ def _fit(
             progress.update(row["epoch"], ", ".join(f"{name} {value}" for name, value in shown.items()))
             if tracker is not None:
                 tracker.metrics({key: value for key, value in row.items() if key != "epoch"}, step=row["epoch"])
+            looked = watch is not None and f"{prefix}_top1" in row and row["epoch"] < epochs
+            if looked and processes.any(processes.first and watch(row["epoch"], row[f"{prefix}_top1"])):
+                raise Pruned(f"{run.name}: pruned after epoch {row['epoch']} of {epochs}")
 
         return fit(
             task,

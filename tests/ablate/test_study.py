@@ -43,13 +43,13 @@ def here(tmp_path, monkeypatch):
 
 
 def recorded() -> dict[tuple[str, int], float]:
-    return {(t.user_attrs["trial"], t.user_attrs["seed"]): t.value for t in recorded_trials("mine", "sweep")}
+    return {(t.user_attrs["trial"], t.user_attrs["seed"]): t.value for t in recorded_trials(CONFIG, "mine", "sweep")}
 
 
 def test_a_trial_is_recorded_with_its_values_its_curve_and_whose_it_is():
     run = next(run for run in TRIALS if run.trial == "alpha=0.5,temperature=10")
     record_trial(CONFIG, run, 0.625, {10: 0.25, 20: 0.5})
-    (trial,) = recorded_trials("mine", "sweep")
+    (trial,) = recorded_trials(CONFIG, "mine", "sweep")
     assert trial.params == {"distill.alpha": 0.5, "distill.temperature": 10}
     assert trial.value == 0.625
     assert trial.intermediate_values == {10: 0.25, 20: 0.5}
@@ -70,9 +70,9 @@ def test_a_trial_done_again_replaces_its_earlier_outcome_alone():
     record_trial(CONFIG, other, 0.2, {1: 0.2})
     record_trial(CONFIG, one, 0.3, {1: 0.3})
     assert recorded() == {(one.trial, 0): 0.3, (other.trial, 0): 0.2}
-    curves = {t.user_attrs["trial"]: t.intermediate_values for t in recorded_trials("mine", "sweep")}
+    curves = {t.user_attrs["trial"]: t.intermediate_values for t in recorded_trials(CONFIG, "mine", "sweep")}
     assert curves == {one.trial: {1: 0.3}, other.trial: {1: 0.2}}
-    kept = next(t for t in recorded_trials("mine", "sweep") if t.user_attrs["trial"] == other.trial)
+    kept = next(t for t in recorded_trials(CONFIG, "mine", "sweep") if t.user_attrs["trial"] == other.trial)
     assert kept.params == plan.study_trials(CONFIG.ablation.studies["sweep"])[other.trial]
 
 
@@ -81,7 +81,7 @@ def test_the_best_trial_is_the_one_with_the_highest_value():
 
     for run, value in zip(TRIALS[:3], (0.2, 0.7, 0.3), strict=True):
         record_trial(CONFIG, run, value, {})
-    assert open_study("mine", "sweep").best_trial.user_attrs["run"] == str(TRIALS[1])
+    assert open_study(CONFIG, "mine", "sweep").best_trial.user_attrs["run"] == str(TRIALS[1])
 
 
 def test_four_processes_at_once_lose_nothing():
@@ -101,7 +101,7 @@ def test_four_processes_at_once_lose_nothing():
         process.join(60)
     assert [process.exitcode for process in processes] == [0] * 4
     assert recorded() == {(run.trial, run.seed): number / 100 for number, run in enumerate(TRIALS)}
-    assert len(recorded_trials("mine", "sweep")) == len(TRIALS)
+    assert len(recorded_trials(CONFIG, "mine", "sweep")) == len(TRIALS)
 
 
 # ---------------------------------------------------------------------------------------------------------- choosing
@@ -181,7 +181,7 @@ def test_trials_are_trained_scored_and_recorded_and_the_choice_teaches_the_arm(p
         value = run_trial(config, run)
         assert read_json(run.directory / "scores.json")["metrics"]["top1"]["value"] == value
         assert read_json(run.directory / "scores.json")["subset"] == "validation"
-    trials = recorded_trials("colours", "sweep")
+    trials = recorded_trials(config, "colours", "sweep")
     assert [trial.user_attrs["trial"] for trial in trials] == ["alpha=0", "alpha=0.4"]
     assert all(list(trial.intermediate_values) == [1, 2] for trial in trials)
     for trial in trials:  # the last look at validation is at the weights that are scored
@@ -208,7 +208,7 @@ def test_the_study_of_divergences_runs_its_trials_at_equal_budget(taught):
     for trial in ("divergence=dkd", "divergence=dist", "weight=1,targets=online"):
         run = next(run for run in runs if run.trial == trial)
         assert 0 <= run_trial(config, run) <= 1
-    assert [trial.user_attrs["trial"] for trial in recorded_trials("colours", "divergences")] == [
+    assert [trial.user_attrs["trial"] for trial in recorded_trials(config, "colours", "divergences")] == [
         "divergence=dkd",
         "divergence=dist",
         "weight=1,targets=online",

@@ -1,4 +1,5 @@
-# Studies: each trial is one job, whatever it trains; a study's choice waits for all of its trials.
+# Studies: each trial is one job, whatever it trains; a study's choice waits for all of its trials. Of a study that
+# searches, where the trials are not known beforehand, each worker is one job.
 
 
 rule trial:
@@ -37,6 +38,8 @@ rule choose:
         "results/ablation/{dataset}/{study}/choice.json",
     log:
         "results/logs/choose/{dataset}.{study}.log",
+    wildcard_constraints:
+        study=plan.any_of(CONFIG.ablation.studies),
     conda:
         "../../envs/dvfl.yaml"
     resources:
@@ -46,3 +49,75 @@ rule choose:
         "What {wildcards.study} chooses on the validation subset of {wildcards.dataset}"
     shell:
         "dvfl choose {wildcards.dataset} {wildcards.study} 2>&1 | tee -i {log}"
+
+
+rule tune:
+    input:
+        lambda wc: steps.tuning(CONFIG, wc.dataset, wc.study),
+        ready=ancient("results/tracking/ready.json"),
+    output:
+        "results/ablation/{dataset}/{study}/workers/{worker}.json",
+    log:
+        "results/logs/tune/{dataset}.{study}.{worker}.log",
+    wildcard_constraints:
+        study=plan.any_of(CONFIG.ablation.tune),
+        worker=r"\d+",
+    conda:
+        "../../envs/dvfl.yaml"
+    threads: lambda wc: needs.tuning_cores(wc)
+    resources:
+        **needs.tuning("tune"),
+    params:
+        settings=lambda wc: steps.tune_settings(CONFIG, wc.dataset, wc.study),
+    message:
+        "Worker {wildcards.worker} of the search {wildcards.study} on {wildcards.dataset}"
+    shell:
+        "dvfl tune {wildcards.dataset} {wildcards.study} --worker {wildcards.worker} --wait --out {output} 2>&1"
+        " | tee -i {log}"
+
+
+rule tuned:
+    input:
+        lambda wc: steps.workers(CONFIG, wc.dataset, wc.study),
+    output:
+        choice="results/ablation/{dataset}/{study}/choice.json",
+        trials="results/ablation/{dataset}/{study}/trials.csv",
+    log:
+        "results/logs/tuned/{dataset}.{study}.log",
+    wildcard_constraints:
+        study=plan.any_of(CONFIG.ablation.tune),
+    conda:
+        "../../envs/dvfl.yaml"
+    resources:
+        **needs("tuned"),
+    message:
+        "What the search {wildcards.study} found on the validation subset of {wildcards.dataset}"
+    shell:
+        "dvfl choose {wildcards.dataset} {wildcards.study} 2>&1 | tee -i {log}"
+
+
+rule tune_figure:
+    input:
+        "results/ablation/{dataset}/{study}/trials.csv",
+    output:
+        report(
+            "results/figures/tune/{dataset}.{study}.{picture}.png",
+            caption="../report/tune_figure.rst",
+            category="Searches",
+            subcategory="{study}",
+            labels={"dataset": "{dataset}", "study": "{study}", "figure": "{picture}"},
+        ),
+        "results/figures/tune/{dataset}.{study}.{picture}.pdf",
+    log:
+        "results/logs/tune_figure/{dataset}.{study}.{picture}.log",
+    wildcard_constraints:
+        study=plan.any_of(CONFIG.ablation.tune),
+        picture=plan.any_of(steps.PICTURES),
+    conda:
+        "../../envs/dvfl.yaml"
+    resources:
+        **needs("tune_figure"),
+    message:
+        "Optuna's {wildcards.picture} of the search {wildcards.study} on {wildcards.dataset}"
+    shell:
+        "dvfl tune-figure {wildcards.dataset} {wildcards.study} {wildcards.picture} 2>&1 | tee -i {log}"

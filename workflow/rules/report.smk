@@ -37,6 +37,7 @@ rule figures:
     input:
         steps.figure_inputs(CONFIG),
         tables=[f"results/tables/{table}.csv" for table in steps.TABLES],
+        searches=steps.tune_figures(CONFIG),
     output:
         png=[
             report(

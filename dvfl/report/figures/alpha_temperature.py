@@ -25,7 +25,7 @@ def data(config: Config) -> pd.DataFrame:
 
     Empty if the tables include no study of both alpha and temperature.
     """
-    study = next((name for name in config.ablation.run if _is_grid(config.ablation.studies[name].grid)), None)
+    study = next((name for name in config.ablation.run_studies if _is_grid(config.ablation.studies[name].grid)), None)
     if study is None:
         return pd.DataFrame(columns=_COLUMNS + _VALUES)
     trials = study_trials(config.ablation.studies[study])

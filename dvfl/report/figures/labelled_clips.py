@@ -21,7 +21,7 @@ _VALUES = ["value", "ci_low", "ci_high", "n_seeds"]
 def data(config: Config) -> pd.DataFrame:
     """One row per point of the study and arm (metric top1, percent) or pair of arms (metric
     top1_difference, percentage points). Empty if the tables include no such study."""
-    study = next((name for name in config.ablation.run if _is_study(config, name)), None)
+    study = next((name for name in config.ablation.run_studies if _is_study(config, name)), None)
     if study is None:
         return pd.DataFrame(columns=_COLUMNS + _VALUES)
     table = read_table(TABLES / "ablation.csv")

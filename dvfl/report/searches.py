@@ -1,0 +1,80 @@
+"""Rows of table `ablation` about studies that searched a space: every trial, how it ended, and what was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dvfl.config import Config
+from dvfl.evaluate.statistics import Interval
+from dvfl.plan import trials_path
+from dvfl.report.accuracy import Row, views
+from dvfl.report.inputs import model_of
+from dvfl.report.results import read_json, require
+from dvfl.report.rows import plain, setting
+
+UNITS = {"latency_ms": "ms", "gmacs": "GMACs"}
+
+
+def search_rows(config: Config, dataset: str, study: str) -> Iterator[Row]:
+    """Of a finished trial top-1 on validation (percent), with its interval over groups, and what it cost; of a pruned
+    one, where it was ended; of a failed one, that it failed."""
+    tune = config.ablation.tune[study]
+    for trial in read_trials(dataset, study).to_dict("records"):
+        finished = trial["state"] == "complete"
+        row = {
+            "model": model_of(config, tune.arm),
+            "arm": tune.arm,
+            "setting": setting(
+                views=views(config),
+                study=study,
+                subset="validation",
+                trial=",".join(f"{_last(key)}={_short(trial[key])}" for key in tune.space if not _missing(trial[key])),
+                number=trial["number"],
+                state=trial["state"],
+                epoch=None if finished or _missing(trial["last_epoch"]) else int(trial["last_epoch"]),
+                interval="groups" if finished else None,
+                chosen="yes" if trial["chosen"] else None,
+            ),
+            "n_seeds": 1,
+            "run_ids": trial["mlflow_run_id"] if finished and not _missing(trial["mlflow_run_id"]) else "",
+        }
+        if not finished:
+            seen = None if _missing(trial["last_top1"]) else 100 * trial["last_top1"]
+            yield row | {"metric": "top1_so_far", "unit": "percent", "value": seen}
+            continue
+        top1 = _interval(trial["run"])
+        yield row | {
+            "metric": "top1",
+            "unit": "percent",
+            "value": 100 * top1.estimate,
+            "ci_low": 100 * top1.low,
+            "ci_high": 100 * top1.high,
+        }
+        for objective in tune.objectives[1:]:
+            yield row | {"metric": objective, "unit": UNITS[objective], "value": trial[objective]}
+
+
+def read_trials(dataset: str, study: str) -> pd.DataFrame:
+    """trials.csv: one row a trial."""
+    return pd.read_csv(require(trials_path(dataset, study)))
+
+
+def _interval(run: str) -> Interval:
+    top1 = read_json(Path(run) / "scores.json")["metrics"]["top1"]
+    return Interval(*(top1[key] for key in ("value", "ci_low", "ci_high")))
+
+
+def _last(key: str) -> str:
+    return key.split(".")[-1]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else plain(value)
+
+
+def _missing(value: Any) -> bool:
+    return bool(pd.isna(value))
