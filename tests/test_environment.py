@@ -17,8 +17,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONDA = yaml.safe_load((ROOT / "envs/dvfl.yaml").read_text())
 LOCK = [Requirement(line) for line in (ROOT / "envs/requirements.txt").read_text().splitlines() if line[:1] != "#"]
 PINNED = {canonicalize_name(each.name): each for each in LOCK}
-EXTRAS = PROJECT["optional-dependencies"]
-ASKED = [
+BESIDE = {"dashboard"}  # a page to look at a study with, which `make` does not install
+EXTRAS = [extra for name, extra in PROJECT["optional-dependencies"].items() if name not in BESIDE]
+ASKED = [Requirement(each) for each in (*PROJECT["dependencies"], *sum(EXTRAS, []))]
     Requirement(each) for each in (*PROJECT["dependencies"], *(each for extra in EXTRAS.values() for each in extra))
 ]
 
