@@ -20,8 +20,6 @@ PINNED = {canonicalize_name(each.name): each for each in LOCK}
 BESIDE = {"dashboard"}  # a page to look at a study with, which `make` does not install
 EXTRAS = [extra for name, extra in PROJECT["optional-dependencies"].items() if name not in BESIDE]
 ASKED = [Requirement(each) for each in (*PROJECT["dependencies"], *sum(EXTRAS, []))]
-    Requirement(each) for each in (*PROJECT["dependencies"], *(each for extra in EXTRAS.values() for each in extra))
-]
 
 
 def pinned(name: str) -> str:
