@@ -765,8 +765,8 @@ def predict(clips: tuple[Path, ...], directory: Path, top: int, plugins: tuple[s
 )
 def export(config: Config, directory: Path, format_: str, precision: Any) -> None:
     """Write a run's network for ONNX Runtime and OpenVINO: RUN/export/PRECISION.onnx, checked on the run's clips."""
-    from dvfl.export.check import Agreement
-    from dvfl.export.job import export_run
+    from dvfl.deploy.check import Agreement
+    from dvfl.deploy.job import export_run
     from dvfl.plan import parse_run
 
     report = export_run(config, parse_run(config, directory), precision)

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dvfl.export.check import agreement
-from dvfl.export.job import eager
-from dvfl.export.onnx_file import as_onnx
-from dvfl.export.packages import package
-from dvfl.export.quantise import in_precision
-from dvfl.export.runtimes import Network, forms, load
+from dvfl.deploy.check import agreement
+from dvfl.deploy.job import eager
+from dvfl.deploy.onnx_file import as_onnx
+from dvfl.deploy.packages import package
+from dvfl.deploy.quantise import in_precision
+from dvfl.deploy.runtimes import Network, forms, load
 from dvfl.models import create_model
 
 

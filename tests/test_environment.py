@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from importlib.metadata import distribution, packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ LOCK = [Requirement(line) for line in (ROOT / "envs/requirements.txt").read_text
 PINNED = {canonicalize_name(each.name): each for each in LOCK}
 BESIDE = {"dashboard"}  # a page to look at a study with, which `make` does not install
 EXTRAS = [extra for name, extra in PROJECT["optional-dependencies"].items() if name not in BESIDE]
-ASKED = [Requirement(each) for each in (*PROJECT["dependencies"], *sum(EXTRAS, []))]
+ASKED = [Requirement(each) for each in (*PROJECT["dependencies"], *chain.from_iterable(EXTRAS))]
 
 
 def pinned(name: str) -> str:

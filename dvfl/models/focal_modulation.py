@@ -12,6 +12,7 @@ frame, the temporal one at the same pixel in the neighbouring frames.
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -70,10 +71,8 @@ class _BfloatDepthwise(torch.autograd.Function):
 
 def split_linear(layer: nn.Linear, x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     """``layer(x).split(sizes, -1)``, each part a map of its own and so contiguous, as convolutions want it."""
-    return [
-        F.linear(x, weight, bias)
-        for weight, bias in zip(layer.weight.split(sizes), layer.bias.split(sizes), strict=True)
-    ]
+    parts = [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
+    return [F.linear(x, layer.weight[part], layer.bias[part]) for part in parts]
 
 
 def over_space(layer: nn.Module, tokens: Tensor) -> Tensor:

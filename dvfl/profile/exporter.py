@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from dvfl.export.onnx_file import as_onnx
-from dvfl.export.packages import package
-from dvfl.export.quantise import in_precision
+from dvfl.deploy.onnx_file import as_onnx
+from dvfl.deploy.packages import package
+from dvfl.deploy.quantise import in_precision
 from dvfl.models import create_model
 from dvfl.models.plugins import import_plugin
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from dvfl.deploy.runtimes import forms
 from dvfl.errors import UserError
-from dvfl.export.runtimes import forms
 from dvfl.profile.machine import machine, usable_cores
 
 

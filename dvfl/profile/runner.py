@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dvfl.export.runtimes import load
+from dvfl.deploy.runtimes import load
 from dvfl.profile.latency import measure_call
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from dvfl.config import InputConfig
 from dvfl.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from dvfl.export.packages import ExportError, package
+from dvfl.deploy.packages import ExportError, package
 from dvfl.models.weights import NetworkDescription
 
 if TYPE_CHECKING:

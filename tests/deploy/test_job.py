@@ -12,8 +12,8 @@ import torch
 from dvfl.data.clips import read_test_views
 from dvfl.data.reader import probe
 from dvfl.data.transforms import normalise
-from dvfl.export import job
-from dvfl.export.packages import ExportError, package
+from dvfl.deploy import job
+from dvfl.deploy.packages import ExportError, package
 from dvfl.files import read_json, sha256
 from dvfl.models.weights import load_network
 
@@ -54,7 +54,7 @@ def clips(n: int) -> np.ndarray:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_file_gives_the_logits_of_the_original_for_any_batch(taught, runtimes, precision):
-    from dvfl.export.runtimes import RUNTIMES, load
+    from dvfl.deploy.runtimes import RUNTIMES, load
 
     report = export(taught, precision, **BEARS_BFLOAT16)
     model, _ = load_network(RUN / "weights.safetensors")
@@ -87,7 +87,7 @@ def test_the_file_says_how_it_is_to_be_used(taught, runtimes, colour_clips):
     import onnxruntime
 
     from dvfl.config import InputConfig
-    from dvfl.export.onnx_file import read_about
+    from dvfl.deploy.onnx_file import read_about
 
     file = export(taught, "float32")["file"]
     about = read_about(file)

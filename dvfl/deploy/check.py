@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl.export.onnx_file import Precision
-from dvfl.export.packages import ExportError
-from dvfl.export.runtimes import Network
+from dvfl.deploy.onnx_file import Precision
+from dvfl.deploy.packages import ExportError
+from dvfl.deploy.runtimes import Network
 
 # Largest difference of a logit, as a share of the largest logit, that two orders of the same float32 sums may make.
 FLOAT32_TOLERANCE = 1e-5

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dvfl.export.check import agreement, check_accuracy, check_logits
-from dvfl.export.packages import ExportError
+from dvfl.deploy.check import agreement, check_accuracy, check_logits
+from dvfl.deploy.packages import ExportError
 
 ORIGINAL = np.array([[2.0, 0.0], [0.0, -4.0], [1.0, 0.9], [0.0, 1.0]])
 

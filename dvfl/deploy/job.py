@@ -17,11 +17,11 @@ from dvfl import plan
 from dvfl.config import Config
 from dvfl.data.clips import ClipDataset, iterate_test
 from dvfl.data.transforms import normalise
-from dvfl.export.check import agreement, check_accuracy, check_logits, logits_of
-from dvfl.export.onnx_file import Precision, about_network, as_onnx, set_about
-from dvfl.export.packages import ExportError, package
-from dvfl.export.quantise import in_precision
-from dvfl.export.runtimes import RUNTIMES, Network, load
+from dvfl.deploy.check import agreement, check_accuracy, check_logits, logits_of
+from dvfl.deploy.onnx_file import Precision, about_network, as_onnx, set_about
+from dvfl.deploy.packages import ExportError, package
+from dvfl.deploy.quantise import in_precision
+from dvfl.deploy.runtimes import RUNTIMES, Network, load
 from dvfl.files import atomic, required, sha256, write_json
 from dvfl.models.weights import load_network
 from dvfl.plan import Run, RunSettings

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl.export.onnx_file import INPUT, Precision
-from dvfl.export.packages import package
+from dvfl.deploy.onnx_file import INPUT, Precision
+from dvfl.deploy.packages import package
 
 if TYPE_CHECKING:
     from onnx import ModelProto
