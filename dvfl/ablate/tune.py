@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -74,9 +74,11 @@ def open_search(config: Config, dataset: str, study: str, made_from: Mapping[str
     pruner = MedianPruner(tune.startup_trials, tune.warmup_epochs) if tune.prunes else NopPruner()
     space = {key: range.model_dump(mode="json") for key, range in tune.space.items()}
     mark = plan.study_directory(dataset, study) / "begun.json"
+    # Tables are made by one process; connecting to those that are there takes a while, and need not hold up others.
+    storage = open_storage(config, dataset, study) if mark.exists() else None
     with _lock(dataset, study):
         search = optuna.create_study(
-            storage=open_storage(config, dataset, study),
+            storage=storage or open_storage(config, dataset, study),
             study_name=f"{dataset}/{study}",
             directions=[DIRECTIONS[objective] for objective in tune.objectives],
             pruner=pruner,
@@ -131,7 +133,10 @@ def _lock(dataset: str, study: str) -> FileLock:
 
 def by_slot(search: optuna.Study) -> dict[int, FrozenTrial]:
     """The last trial of each slot."""
-    trials = search.get_trials(deepcopy=False)
+    return _last_of_slots(search.get_trials(deepcopy=False))
+
+
+def _last_of_slots(trials: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
     return {trial.user_attrs["slot"]: trial for trial in sorted(trials, key=lambda trial: trial.number)}
 
 
@@ -174,7 +179,7 @@ def _take(search: optuna.Study, config: Config, dataset: str, study: str, worker
 def _queue_unfinished(search: optuna.Study) -> None:
     """Puts back into the queue what ended without an answer; given up where it may be what ends its workers."""
     trials = search.get_trials(deepcopy=False)
-    for slot, last in by_slot(search).items():
+    for slot, last in _last_of_slots(trials).items():
         if last.state == TrialState.FAIL and "error" not in last.user_attrs:
             ended = [t for t in trials if t.user_attrs["slot"] == slot and t.user_attrs.get("stopped") != t.number]
             if len(ended) <= RETRIES:

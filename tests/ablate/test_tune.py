@@ -35,7 +35,7 @@ RAW: dict[str, Any] = {
     "student": {"model": "video_focalnet_tiny"},
     "arms": {"teacher": {"network": "teacher"}, "distilled": {"network": "student", "distil_from": "teacher"}},
     "ablation": {
-        "heartbeat": 1,
+        "heartbeat": 3,
         "tune": {
             "search": {
                 "arm": "distilled",
@@ -104,12 +104,13 @@ def run_worker(values: dict[str, Any], worker: int, seconds: float, hang_at: int
         with Path("begun.jsonl").open("a") as lines:
             lines.write(json.dumps({"slot": slot, "worker": worker, "number": trial.number, **point}) + "\n")
         top1 = good(trial, point)[0]
+        told = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
         for epoch in range(1, EPOCHS + 1):
             time.sleep(seconds)
             if epoch == 2 and slot == hang_at:
                 Path(f"hangs.{worker}").touch()
                 time.sleep(600)
-            if epoch not in trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values:
+            if epoch not in told:
                 trial.report(top1 * epoch / EPOCHS, epoch)
             if trial.should_prune():
                 raise optuna.TrialPruned
@@ -128,7 +129,7 @@ def started(values: dict[str, Any], worker: int, seconds: float = 0, hang_at: in
 
 def ended(process: Process, worker: int) -> int:
     """How many trials it answered."""
-    process.join(240)
+    process.join(600)  # seconds on a machine at rest, minutes on one that is busy
     assert process.exitcode == 0
     return int(Path(f"answered.{worker}").read_text())
 
@@ -149,15 +150,15 @@ def trials_of(values: dict[str, Any]) -> list[optuna.trial.FrozenTrial]:
 @pytest.mark.parametrize(("kind", "workers"), [("journal", 8), pytest.param("postgres", 16, marks=NEEDS_POSTGRES)])
 def test_many_workers_lose_nothing_and_do_nothing_twice(kind, workers, request):
     values = raw(
-        None if kind == "journal" else request.getfixturevalue("database"), trials=48, workers=workers, prune=False
+        None if kind == "journal" else request.getfixturevalue("database"), trials=32, workers=workers, prune=False
     )
     processes = [started(values, worker, 0.01) for worker in range(workers)]
     answered = [ended(process, worker) for worker, process in enumerate(processes)]
-    assert sum(answered) == 48
+    assert sum(answered) == 32
     trials = trials_of(values)
-    assert sorted(trial.user_attrs["slot"] for trial in trials) == list(range(48))
+    assert sorted(trial.user_attrs["slot"] for trial in trials) == list(range(32))
     assert {trial.state.name for trial in trials} == {"COMPLETE"}
-    assert Counter(line["slot"] for line in begun()) == dict.fromkeys(range(48), 1)
+    assert Counter(line["slot"] for line in begun()) == dict.fromkeys(range(32), 1)
     for trial in trials:
         assert trial.params["distill.alpha"] == next(
             line["distill.alpha"] for line in begun() if line["slot"] == trial.user_attrs["slot"]
