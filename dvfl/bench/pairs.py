@@ -20,7 +20,7 @@ import numpy as np
 
 from dvfl.errors import UserError
 
-MODULES = ("models", "loading", "program")  # those that register pairs
+MODULES = ("models", "deployed", "targets", "loading", "program")  # those that register pairs
 REPEATS = 5
 
 

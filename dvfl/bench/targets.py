@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dvfl.bench.pairs import Sides, Sizes, pair, seconds
 from dvfl.config import DistillConfig, TrainConfig
 from dvfl.distill.target_store import TargetStore
 from dvfl.distill.targets import OnlineTargets, StoredTargets, TeacherTargets
@@ -108,3 +109,21 @@ def distillation_epoch(
 
     write()
     return Epoch(lambda: epoch(OnlineTargets(taught_by)), lambda: epoch(StoredTargets(store)), write)
+
+
+@pair(
+    "targets/video_focalnet_base/vfl_net",
+    what="distillation epoch, base teaches vfl_net, 8 clips of 8x224x224, batch 4",
+    slow="teacher in the loop",
+    fast="stored targets",
+    target=2.5,
+)
+def stored_targets(sizes: Sizes) -> Sides:
+    """Both sides end with the very same losses."""
+    epoch = distillation_epoch(
+        frames=sizes.frames, img_size=sizes.img_size, num_classes=sizes.num_classes, threads=sizes.threads
+    )
+    off = max(abs(a - b) for a, b in zip(epoch.online(), epoch.stored(), strict=True))
+    return Sides(
+        epoch.online, epoch.stored, deviation=off, note=f"writing them takes {seconds(epoch.write):.3g} s once"
+    )
