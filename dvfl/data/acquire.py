@@ -16,7 +16,7 @@ from dvfl.config import ArchiveConfig, Config, DatasetDefinition
 from dvfl.data import registry
 from dvfl.data.errors import DataError
 from dvfl.data.extract import ARCHIVES, extract, require_libarchive
-from dvfl.data.fetch import Download, fetch_all, verify
+from dvfl.data.fetch import Download, fetch_all, remember, verify
 from dvfl.data.index import clips_root
 from dvfl.files import atomic, read_json, write_json
 
@@ -135,11 +135,14 @@ def _get_anew(config: Config, name: str, archive: ArchiveConfig) -> dict[str, An
         raise DataError(_how_to_get(name, definition, lacking))
     if own:
         # Numbered parts have no size of their own, and a record each.
-        known = {file: download if file.name == archive.name else Download(file, ()) for file in own}
-        hashes = {file: verify(file, each, path.with_name(file.name)) for file, each in known.items()}
+        numbered = {file: Download(path.with_name(file.name), ()) for file in own}
+        files = {file: download if file.name == archive.name else each for file, each in numbered.items()}
+        hashes = {file: verify(file, each) for file, each in files.items()}
     else:
-        hashes = fetch_all([download], config.fetch, f"Fetching {archive.name}")
+        files, hashes = {path: download}, fetch_all([download], config.fetch, f"Fetching {archive.name}")
     done = _extract(definition, hashes, archive.name, archive.content, archive.nested)
+    for file, each in files.items():
+        remember(each, hashes[file])
     if archive.urls and path in hashes and not config.fetch.keep_archives:
         path.unlink()
     return done
@@ -159,13 +162,14 @@ def _get_parts(config: Config, name: str, shard: int) -> list[dict[str, Any]]:
         part: each for part, each in downloads.items() if not registry.extracted_marker(definition, part).exists()
     }
     own = {part: files[0] for part in waiting if (files := registry.files_of(definition, part))}
-    hashes = {file: verify(file, waiting[part], waiting[part].path) for part, file in own.items()}
+    hashes = {file: verify(file, waiting[part]) for part, file in own.items()}
     missing = [download for part, download in waiting.items() if part not in own]
     if missing:
         hashes |= fetch_all(missing, config.fetch, f"Fetching shard {shard} of {name}")
     for part, download in waiting.items():
         file = own.get(part, download.path)
         _extract(definition, {file: hashes[file]}, part, "clips", False)
+        remember(download, hashes[file])
         if file == download.path and not config.fetch.keep_archives:
             file.unlink()
     return [read_json(registry.extracted_marker(definition, part)) for part in downloads]
@@ -176,12 +180,14 @@ def _part_urls(config: Config, name: str, parts: str, urls: tuple[str, ...]) -> 
     definition = config.dataset_definitions[name]
     own = registry.files_of(definition, f"{parts}/{parts}.txt")
     path = own[0] if own else definition.source.folder / "archives" / parts / f"{parts}.txt"
-    if not own:
-        fetch_all([Download(path, urls)], config.fetch, f"Fetching the list of {parts} of {name}")
+    listed = Download(path, urls)
+    hashes = {} if own else fetch_all([listed], config.fetch, f"Fetching the list of {parts} of {name}")
     lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     wrong = [line for line in lines if "://" not in line]
     if wrong or not lines:
         raise DataError(f"{path}: {wrong[0] if wrong else 'nothing'!r} is no address; remove the file and run again")
+    for sha256 in hashes.values():
+        remember(listed, sha256)
     return lines
 
 

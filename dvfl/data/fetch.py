@@ -62,7 +62,7 @@ class _Stopped(Exception):
 
 @dataclass(frozen=True)
 class Download:
-    """A file that is wanted, and what is known of it."""
+    """A file that is wanted, and what is known of it. Its record, where `remember` has made one, stands beside `path`."""
 
     path: Path
     urls: tuple[str, ...]
@@ -133,7 +133,7 @@ def fetch(
     wanted.path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(wanted.path.with_name(f".{wanted.path.name}.lock")):
         if wanted.path.exists():
-            return verify(wanted.path, wanted, wanted.path)
+            return verify(wanted.path, wanted)
         part = _Part(wanted)
         given_up: dict[str, str] = {}
         fruitless = 0
@@ -224,7 +224,7 @@ class _Part:
     def finish(self) -> str:
         """Verifies what has come and gives it its name; its sha256. Raises _Refused."""
         self.go_on()
-        problem = _problem(self.hashes, self.wanted, self.wanted.path)
+        problem = _problem(self.hashes, self.wanted)
         if problem:
             self.discard()
             raise _Refused(f"sends a file that {problem}")
@@ -404,21 +404,37 @@ class _Hashes:
                 self.update(chunk)
 
 
-def verify(path: Path, wanted: Download, record_of: Path) -> str:
-    """Checks size and checksum of a file; its sha256. Raises FetchError.
+def verify(path: Path, wanted: Download) -> str:
+    """Checks size and checksum of a file, the user's own or that of `wanted`; its sha256. Raises FetchError.
 
-    Where no checksum is published, the sha256 seen first stands in `record_of`.sha256 and must not change.
+    Where no checksum is published, it is compared with the one that `remember` has recorded.
     """
     hashes = _Hashes(wanted)
     hashes.read(path)
-    problem = _problem(hashes, wanted, record_of)
+    problem = _problem(hashes, wanted)
     if problem:
         raise FetchError(f"{path} {problem}; remove it and run the same command again")
     return hashes.sha256
 
 
-def _problem(hashes: _Hashes, wanted: Download, record_of: Path) -> str | None:
-    """What is wrong with a file of these hashes; records the sha256 of one that is seen for the first time."""
+def remember(wanted: Download, sha256: str) -> None:
+    """Records the sha256 of a file that has been seen to be whole, which must not change from then on.
+
+    Not before its contents have been read without error, else a damaged file would lock out the right one. Nothing to
+    do where a checksum is published.
+    """
+    record = _record(wanted)
+    if wanted.checksum is None and not record.exists():
+        with atomic(record) as partial:
+            partial.write_text(f"{sha256}  {wanted.path.name}\n")  # as `sha256sum --check` reads it
+
+
+def _record(wanted: Download) -> Path:
+    return wanted.path.with_name(f"{wanted.path.name}.sha256")
+
+
+def _problem(hashes: _Hashes, wanted: Download) -> str | None:
+    """What is wrong with a file of these hashes."""
     if wanted.size and hashes.size != wanted.size:
         return f"has {hashes.size:,} bytes, not the {wanted.size:,} expected: it is another file or not whole"
     if wanted.checksum:
@@ -426,11 +442,8 @@ def _problem(hashes: _Hashes, wanted: Download, record_of: Path) -> str | None:
         found = hashes.of[algorithm].hexdigest()
         by = wanted.checksum.published_by
         return None if found == value else f"has the {algorithm} {found}, not the {value} published by {by}"
-    record = record_of.with_name(f"{record_of.name}.sha256")
-    if not record.exists():
-        with atomic(record) as partial:
-            partial.write_text(f"{hashes.sha256}  {record_of.name}\n")  # as `sha256sum --check` reads it
-    elif record.read_text().split()[:1] != [hashes.sha256]:
+    record = _record(wanted)
+    if record.exists() and record.read_text().split()[:1] != [hashes.sha256]:
         return (
             f"has the sha256 {hashes.sha256}, not the one seen first, in {record} (remove that record if the owner has "
             f"replaced the file)"

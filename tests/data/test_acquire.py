@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import random
@@ -285,6 +286,28 @@ def test_an_evil_archive_leaves_nothing_behind(serve_lists, tmp_path, body, mess
     assert all(any(path.is_relative_to(folder) for folder in allowed) for path in files)
     assert not [path for path in files if path.suffix == ".txt" and not path.is_relative_to(own / "extracting")]
     assert not Path("/tmp/dvfl-evil.txt").exists()
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["fetched", "archives"])
+def test_a_damaged_archive_does_not_lock_out_the_good_one(serve_lists, server, configure, tmp_path, own):
+    good = server.files[LISTS_ZIP]
+    damaged = bytearray(good)
+    damaged[good.index(b"v_run_g")] ^= 1  # stored, so that its CRC alone tells
+    serve_lists(bytes(damaged))
+    folder = tmp_path / ("downloads" if own else "resources/ucf101/archives")
+    file = folder / LISTS_ZIP.rpartition("/")[2]
+    if own:
+        put(folder, {file.name: bytes(damaged)})
+    config = configure("ucf101", root=str(tmp_path / "have"), **({"archives": str(folder)} if own else {}))
+    with pytest.raises(DataError, match="remove it and run the same command again"):
+        acquire(config, "ucf101")
+    file.unlink()
+    server.files[LISTS_ZIP] = good
+    if own:
+        put(folder, {file.name: good})
+    assert acquire(config, "ucf101")["clips"] == 12
+    record = tmp_path / f"resources/ucf101/archives/{file.name}.sha256"
+    assert record.read_text().split() == [hashlib.sha256(good).hexdigest(), file.name]
 
 
 @pytest.mark.parametrize(

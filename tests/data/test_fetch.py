@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from dvfl.config import ChecksumConfig, FetchConfig
-from dvfl.data.fetch import Download, FetchError, fetch, fetch_all
+from dvfl.data.fetch import Download, FetchError, fetch, fetch_all, remember
 from dvfl.errors import UserError
 from tests.data.archives import tgz_of
 from tests.data.server import breaks_after, says, serving, stalls_after, trickles
@@ -209,7 +209,6 @@ def test_without_a_checksum_a_mirror_begins_only_once_the_first_address_is_given
     assert wanted.path.read_bytes() == BODY
     assert server.ranges_asked("/mirror.bin") == []
     wanted.path.unlink()
-    wanted.path.with_name("clips.bin.sha256").unlink()
     server.faults[NAME] = [breaks_after(300_000)] + [says(503)] * 9
     fetch(twice, SETTINGS)
     assert wanted.path.read_bytes() == OTHER
@@ -245,8 +244,10 @@ def test_another_size_is_refused_before_the_body(server, wanted):
 
 
 def test_without_a_published_checksum_the_first_one_seen_counts(server, wanted):
-    fetch(unknown(wanted), SETTINGS)
     record = wanted.path.with_name("clips.bin.sha256")
+    sha256 = fetch(unknown(wanted), SETTINGS)
+    assert not record.exists()  # nobody has read it yet
+    remember(unknown(wanted), sha256)
     assert record.read_text() == f"{hashlib.sha256(BODY).hexdigest()}  clips.bin\n"
     wanted.path.unlink()
     server.files[NAME] = OTHER
