@@ -165,7 +165,8 @@ def definition_of_clips(config: Config, dataset: str) -> str:
     values = _values(definition, keys | ({"lists": {"official"}} if definition.kind == "folder" else {}))
     if definition.source is not None:
         keys = {"folder", "layout", "archives", "parts", "expected"}
-        source = definition.source.model_dump(mode="json", include=keys, exclude={"archives": {"__all__": {"urls"}}})
+        aside = {"archives": {"__all__": {"urls", "total_size"}}}
+        source = definition.source.model_dump(mode="json", include=keys, exclude=aside)
         source["archives"] = [each for each in source["archives"] if each["content"] != "released"]
         values |= source
     return digest(values)
@@ -175,7 +176,9 @@ def definition_of_released(config: Config, dataset: str) -> str:
     """Digest of what decides which lists are fetched for split `released`."""
     source = config.dataset_definitions[dataset].source
     archives = [archive for archive in source.archives if archive.content == "released"]
-    return digest([str(source.folder), [archive.model_dump(mode="json", exclude={"urls"}) for archive in archives]])
+    return digest(
+        [str(source.folder), [archive.model_dump(mode="json", exclude={"urls", "total_size"}) for archive in archives]]
+    )
 
 
 def definition_of_split(config: Config, dataset: str) -> str:

@@ -22,6 +22,7 @@ from dvfl.files import atomic, read_json, write_json
 
 POLL_SECONDS = 5.0
 SETTLED = 10.0  # seconds since its last byte after which a file counts as whole
+WHOLE = 0.95  # of total_size: owners state it roughly
 
 
 # ------------------------------------------------------------------------------------------------- files by hand
@@ -39,7 +40,10 @@ def await_files(name: str, definition: DatasetDefinition, hours: float | None = 
         if time.monotonic() >= end:
             raise DataError(_how_to_get(name, definition, lacking))
         if not told:
-            said = f"{_how_to_get(name, definition, lacking)}\nWaiting for them, up to {hours:g} h."
+            key = f"dataset_definitions.{name}.source.wait_hours"
+            said = (
+                f"{_how_to_get(name, definition, lacking)}\nWaiting for them, up to {hours:g} h ({key} says how long)."
+            )
             print(said, file=sys.stderr, flush=True)
             told = True
         time.sleep(POLL_SECONDS)
@@ -54,8 +58,13 @@ def _lacking(definition: DatasetDefinition) -> list[str]:
         except DataError as error:  # a part in the middle is still to come
             lacking.append(str(error))
             continue
+        size, total = sum(file.stat().st_size for file in files), archive.total_size
         if not files:
-            lacking.append(f"{archive.name}{' (numbered parts, all of them)' if '?' in archive.name else ''}")
+            zipped = f" (numbered parts, all of them; zipped ones, {archive.name}.zip, may stay so)"
+            lacking.append(f"{archive.name}{zipped if '?' in archive.name else ''}")
+        elif total and size < WHOLE * total:
+            there = f"{size / 1e9:.3g} of about {total / 1e9:.3g} GB are there"
+            lacking.append(f"{archive.name} ({there}: a part is missing or not whole)")
         lacking += [f"{file.name} (still growing)" for file in files if time.time() - file.stat().st_mtime < SETTLED]
     return lacking
 
@@ -205,7 +214,7 @@ def _extract(
     else:
         place = registry.clip_places(definition) if content == "clips" else registry.place_list
         scratch = source.folder / "extracting" / name.replace("?", "0")
-        count = extract(files, scratch, target, place, nested)
+        count = extract(files, scratch, target, place, nested, joined="?" in name)
         if not count:
             raise DataError(f"{files[0]} holds no {content}: the owner has changed its layout, or it is another file")
     size = sum(file.stat().st_size for file in files)

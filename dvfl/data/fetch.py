@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -27,6 +28,7 @@ from dvfl.config import ChecksumConfig, FetchConfig
 from dvfl.data.errors import DataError
 from dvfl.files import OutputError, atomic, explain, read_json, write_json
 from dvfl.progress import Progress
+from dvfl.redaction import redact
 
 CHUNK = 1 << 16
 MEGABYTE = 1_000_000
@@ -62,7 +64,7 @@ class _Stopped(Exception):
 
 @dataclass(frozen=True)
 class Download:
-    """A file that is wanted, and what is known of it. Its record, where `remember` has made one, stands beside `path`."""
+    """A file that is wanted, and what is known of it; what `remember` records of it stands beside `path`."""
 
     path: Path
     urls: tuple[str, ...]
@@ -156,8 +158,11 @@ def fetch(
                 given_up |= troubles
                 fruitless = 0
             elif troubles:
-                pause = max(pause, settings.backoff * 2 ** max(0, fruitless - 1))
-                if stop.wait(min(pause, LONGEST_PAUSE)):
+                pause = min(LONGEST_PAUSE, max(pause, settings.backoff * 2 ** max(0, fruitless - 1)))
+                url, reason = list(troubles.items())[-1]
+                count = f" ({fruitless} of {settings.retries})" if fruitless else ""
+                print(f"{redact(url)}: {redact(reason)}, again in {pause:g} s{count}", file=sys.stderr, flush=True)
+                if stop.wait(pause):
                     raise _Stopped
         raise FetchError(_failure(wanted, given_up))
 
@@ -172,7 +177,7 @@ def rewritten(url: str, settings: FetchConfig) -> str:
 
 def _failure(wanted: Download, reasons: dict[str, str]) -> str:
     lines = [f"{wanted.path.name} could not be fetched:"]
-    lines += [f"  {url}: {reason}" for url, reason in reasons.items()]
+    lines += [f"  {redact(url)}: {redact(reason)}" for url, reason in reasons.items()]
     return "\n".join(lines) + (
         f"\n  run the same command again later, which goes on from what is there; or download the file in another way "
         f"and put it at {wanted.path}"

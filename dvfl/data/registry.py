@@ -62,7 +62,10 @@ def files_of(definition: DatasetDefinition, name: str) -> list[Path]:
     for folder in (definition.archives, definition.source.folder / "archives"):
         if folder is None:
             continue
-        found = sorted(folder.glob(name.replace("?", "[0-9]")))
+        pattern = name.replace("?", "[0-9]")
+        found = sorted(folder.glob(pattern))
+        if not found and "?" in name:  # the owner zips the parts
+            found = sorted(folder.glob(f"{pattern}.zip"))
         if found:
             _check_numbers(found, name)
             return found
@@ -76,7 +79,7 @@ def _check_numbers(files: list[Path], name: str) -> None:
     numbers = [int(file.name[first:last]) for file in files]
     lacking = sorted(set(range(numbers[-1] + 1)) - set(numbers))
     if lacking:
-        part = f"{name[:first]}{lacking[0]:0{last - first}d}{name[last:]}"
+        part = f"{name[:first]}{lacking[0]:0{last - first}d}{files[0].name[last:]}"
         raise DataError(f"{files[0].parent}: {part} is missing, though a later part is there: put it beside the others")
 
 

@@ -379,34 +379,75 @@ def test_what_needs_an_account_says_all_that_one_must_know(configure, tmp_path):
     said = str(error.value)
     assert "https://www.qualcomm.com/" in said and str(tmp_path / "resources/ssv2/archives") in said
     assert "download-package-labels.zip" in said and "20bn-something-something-v2-?? (numbered parts" in said
+    assert "zipped ones, 20bn-something-something-v2-??.zip, may stay so" in said
     assert "dataset_definitions.ssv2.archives" in said and "take it out of `datasets`" in said
     with pytest.raises(DataError, match="cannot be fetched without an account"):
         acquire(configure("ssv2"), "ssv2")
 
 
-def test_it_goes_on_by_itself_once_the_files_are_there(configure, tmp_path, clip, monkeypatch, capsys):
-    monkeypatch.setattr(module, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(module, "SETTLED", 0.2)
-    config = configure("ssv2")
+@pytest.mark.parametrize("order", [list, reversed], ids=["as they are numbered", "the last part first"])
+def test_it_goes_on_by_itself_once_the_files_are_there(configure, tmp_path, clip, monkeypatch, capsys, order):
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(module, "SETTLED", 0)  # each file stays untouched for long enough before the next one comes
     files = owners.ssv2(clip)
+    config = configure("ssv2", source={"archives": archives_of_ssv2(files, 1.01)})
     waiting = threading.Thread(target=await_files, args=("ssv2", config.dataset_definitions["ssv2"], 1.0))
     waiting.start()
-    for name in reversed(files):
-        put(tmp_path / "resources/ssv2/archives", {name: files[name]}, age=0)
-        time.sleep(0.05)
+    for name in order(files):
+        time.sleep(0.1)
         assert waiting.is_alive()
+        put(tmp_path / "resources/ssv2/archives", {name: files[name]})
     waiting.join(timeout=5)
     assert not waiting.is_alive()
-    assert capsys.readouterr().err.count("Waiting for them") == 1
-    monkeypatch.setattr(module, "SETTLED", 0)
+    said = capsys.readouterr().err
+    assert said.count("Waiting for them, up to 1 h") == 1 and "dataset_definitions.ssv2.source.wait_hours" in said
     assert acquire(config, "ssv2")["clips"] == 12
+
+
+def test_a_file_that_still_grows_is_waited_for(configure, tmp_path, clip):
+    definition = configure("ssv2").dataset_definitions["ssv2"]
+    files = owners.ssv2(clip)
+    put(tmp_path / "resources/ssv2/archives", files)
+    await_files("ssv2", definition)
+    put(tmp_path / "resources/ssv2/archives", {name: files[name] for name in list(files)[-1:]}, age=0)
+    with pytest.raises(DataError, match=r"v2-02 \(still growing\)"):
+        await_files("ssv2", definition)
+
+
+def archives_of_ssv2(files: dict[str, bytes], roughly: float) -> list[dict]:
+    """The registry's entries with the size of the tiny parts, as roughly as their owner says it."""
+    size = sum(len(body) for name, body in files.items() if "-v2-" in name)
+    archives = owners.definitions("")["ssv2"]["source"]["archives"]
+    return [each | ({"total_size": round(roughly * size)} if "?" in each["name"] else {}) for each in archives]
+
+
+def test_parts_that_are_too_small_together_say_that_one_is_missing(configure, account, clip):
+    archives = archives_of_ssv2(owners.ssv2(clip), 1.0)
+    (account / "20bn-something-something-v2-02").unlink()
+    with pytest.raises(DataError, match=r"-v2-\?\? \(.* are there: a part is missing or not whole\)"):
+        acquire(configure("ssv2", archives=str(account), source={"archives": archives}), "ssv2")
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["each part zipped", "all parts in one zip"])
+def test_parts_may_stay_zipped(configure, account, clip, together):
+    parts = {name: body for name, body in owners.ssv2(clip).items() if "-v2-" in name}
+    for name in parts:
+        (account / name).unlink()
+    first = next(iter(parts))
+    put(account, {f"{first}.zip": zip_of(parts)} if together else {f"{n}.zip": zip_of({n: parts[n]}) for n in parts})
+    assert acquire(configure("ssv2", archives=str(account)), "ssv2")["clips"] == 12
 
 
 def test_a_first_or_last_part_that_is_missing(configure, account):
     config = configure("ssv2", archives=str(account))
     (account / "20bn-something-something-v2-02").unlink()
-    with pytest.raises(DataError, match="a part is missing or damaged"):
+    with pytest.raises(DataError, match="a part is missing, or one is not whole") as error:
         acquire(config, "ssv2")
+    assert "remove" not in str(error.value)
+    second = (account / "20bn-something-something-v2-01").rename(account / "second")
+    with pytest.raises(DataError, match="v2-00 alone: a part is missing, or one is not whole"):
+        acquire(config, "ssv2")
+    second.rename(account / "20bn-something-something-v2-01")
     (account / "20bn-something-something-v2-00").unlink()
     with pytest.raises(DataError, match="20bn-something-something-v2-00 is missing"):
         acquire(config, "ssv2")

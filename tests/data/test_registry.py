@@ -105,6 +105,7 @@ def test_a_wrong_entry_is_refused(over, message):
     [
         ({"checksum": {"algorithm": "md5", "value": "abc", "published_by": "us"}}, "md5 has 32 digits, not 3"),
         ({"name": "../a.zip"}, "source.archives.0.name"),
+        ({"total_size": 5}, "total_size is that of numbered parts: say `size`"),
         ({"name": "a-??"}, "numbered parts are put there by hand"),
         ({"md5": "abc"}, "source.archives.0.md5: there is no such key"),
     ],
@@ -173,6 +174,17 @@ def test_a_part_that_is_missing_in_the_middle_is_named(tmp_path):
         registry.files_of(mine, "v2-??")
     (tmp_path / "v2-02").touch()
     assert [file.name for file in registry.files_of(mine, "v2-??")] == ["v2-00", "v2-01", "v2-02", "v2-03"]
+
+
+def test_parts_may_be_zipped_and_those_that_are_unzipped_count_first(tmp_path):
+    mine = definition(archives=tmp_path)
+    (tmp_path / "v2-01.zip").touch()
+    with pytest.raises(DataError, match=r"v2-00\.zip is missing"):
+        registry.files_of(mine, "v2-??")
+    (tmp_path / "v2-00.zip").touch()
+    assert [file.name for file in registry.files_of(mine, "v2-??")] == ["v2-00.zip", "v2-01.zip"]
+    (tmp_path / "v2-00").touch()
+    assert [file.name for file in registry.files_of(mine, "v2-??")] == ["v2-00"]
 
 
 @pytest.mark.parametrize(
