@@ -76,8 +76,9 @@ def fetch_all(wanted: Sequence[Download], settings: FetchConfig, label: str) -> 
     """Downloads files, several at once; the sha256 of each.
 
     What is there already is verified; a file that fails does not stop the others. Raises FetchError with all that
-    failed, and OutputError where the disk is full.
+    failed or does not fit on the disk together, and OutputError where the disk is full.
     """
+    check_space(wanted)
     stop = threading.Event()
     got: dict[Path, str] = {}
     failed: list[str] = []
@@ -96,6 +97,29 @@ def fetch_all(wanted: Sequence[Download], settings: FetchConfig, label: str) -> 
     if failed:
         raise FetchError("\n".join(failed))
     return got
+
+
+def check_space(wanted: Sequence[Download]) -> None:
+    """Whether the disk holds all that is still to be fetched, as far as sizes are known. Raises FetchError.
+
+    The files lie on one disk. A size that nobody has published is looked at when its download begins.
+    """
+    left = {each.path: each.size - _Part(each).size for each in wanted if each.size and not each.path.exists()}
+    if not left:
+        return
+    folder = next(iter(left)).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if sum(left.values()) > free:
+        names = ", ".join(path.name for path in left)
+        raise FetchError(_too_little(f"{names} need{'s' if len(left) == 1 else ''}", sum(left.values()), folder, free))
+
+
+def _too_little(who_need: str, size: int, folder: Path, free: int) -> str:
+    return (
+        f"{who_need} {size / 1e9:.1f} GB more and {folder} has {free / 1e9:.1f} GB free: free some space or let "
+        f"source.folder name another disk, then run the same command again"
+    )
 
 
 class _Bytes:
@@ -340,11 +364,8 @@ def _number(pattern: str, text: str | None) -> int | None:
 def _check_space(part: _Part, total: int | None) -> None:
     free = shutil.disk_usage(part.path.parent).free
     if total and total - part.size > free:
-        raise FetchError(
-            f"{part.wanted.path.name} needs {(total - part.size) / 1e9:.1f} GB more and {part.path.parent} has "
-            f"{free / 1e9:.1f} GB free: free some space or let source.folder name another disk, then run the same "
-            f"command again"
-        )
+        name, folder = part.wanted.path.name, part.path.parent
+        raise FetchError(_too_little(f"{name} needs", total - part.size, folder, free))
 
 
 def _receive(

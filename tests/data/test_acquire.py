@@ -6,6 +6,8 @@ import hashlib
 import io
 import os
 import random
+import re
+import shutil
 import subprocess
 import threading
 import time
@@ -367,6 +369,51 @@ def test_own_clips_in_one_folder_get_class_folders_by_links(configure, server, a
     index = build_index(clips_root(definition), definition, 1)
     assert len(index) == 12 and index["class_name"].nunique() == 2
     assert acquire(config, "ssv2")["clips"] == 12
+
+
+def test_own_clips_with_own_lists_need_nobody(configure, server, serve_lists, tmp_path):
+    (tmp_path / "lists").mkdir()
+    have = {"root": str(tmp_path / "have"), "lists": {"official": str(tmp_path / "lists")}}
+    assert acquire(configure("ucf101", **have), "ucf101")["clips"] == 12
+    assert server.asked == []
+
+
+def test_all_that_is_still_to_be_fetched_must_fit_before_anything_is(configure, server, monkeypatch):
+    archives = owners.definitions("")["ucf101"]["source"]["archives"]
+    fetched = [each | {"size": 6_000} for each in archives if each["content"] != "released"]
+    others = [each for each in archives if each["content"] == "released"]
+    config = configure("ucf101", source={"archives": fetched + others})
+    monkeypatch.setattr(module, "_check_reader", lambda *_: None)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 0, 10_000))
+    with pytest.raises(DataError, match=r"UCF101.*\.zip, UCF101\.rar need .* more and .* free: free some space"):
+        acquire(config, "ucf101")
+    assert server.asked == []
+
+
+def test_own_parts_that_lie_flat_are_read_where_their_names_tell_which_they_are(configure, server, tmp_path, capsys):
+    parts = {path.rpartition("/")[2]: body for path, body in server.files.items() if "/train/part_" in path}
+    put(tmp_path / "have", {name: body for name, body in parts.items() if name != "part_3.tar.gz"})
+    assert everything(configure("kinetics400", archives=str(tmp_path / "have")), "kinetics400")["clips"] == 10
+    asked = sorted("/".join(path.split("/")[-2:]) for path, _ in server.asked if "part_" in path)
+    assert asked == ["train/part_0.tar.gz", "train/part_3.tar.gz", "val/part_0.tar.gz"]  # which of two is part_0?
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'have'} has no train/part_0.tar.gz, val/part_0.tar.gz: fetched instead" in said
+    assert "has no train/part_3.tar.gz or part_3.tar.gz: fetched instead" in said
+
+
+def test_fetching_by_hand_looks_at_the_users_folders_first(server, command, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for values, message in (
+        ({"root": str(tmp_path / "gone")}, "root: .*gone does not exist"),
+        ({"archives": str(tmp_path / "gone")}, "archives: .*gone does not exist"),
+        ({"root": str(tmp_path / "empty")}, "root: .*empty holds no clips; give the folder that holds <class>/<clip>"),
+    ):
+        definitions = merge(owners.definitions(str(tmp_path / "resources")), {"ucf101": values})
+        mine = {"datasets": ["ucf101"], "dataset_definitions": definitions}
+        mine["fetch"] = {"rewrite": dict(owners.mirrors(server.url()))}
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))
+        code, _, err = command("fetch", "ucf101", "--config", tmp_path / "mine.yaml")
+        assert code == 1 and re.search(f"dvfl: dataset_definitions.ucf101.{message}", err), err
 
 
 # --------------------------------------------------------------------------------------------- files that come by hand

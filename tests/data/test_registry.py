@@ -152,6 +152,19 @@ def test_own_clips_leave_lists_to_fetch(tmp_path):
     assert len(registry.shards(KNOWN["kinetics400"].model_copy(update={"root": tmp_path}))) == 0
 
 
+def test_own_clips_with_own_lists_leave_nothing_to_fetch(tmp_path):
+    own = {name: {"root": str(tmp_path), "lists": {"official": str(tmp_path / "lists")}} for name in PAPER}
+    known = load_config(DEFAULT_CONFIG, values={"dataset_definitions": own}).dataset_definitions
+    assert [registry.needed(known[name]) for name in PAPER] == [[]] * 5
+    assert not registry.comes_by_hand(known["ssv2"])
+    (tmp_path / "lists").mkdir()
+    for name in ("train", "val"):
+        row = "label,youtube_id,time_start,time_end\nrun/jump,abc,3,13\n"
+        (tmp_path / f"lists/{name}.csv").write_text(row)
+    place = registry.clip_places(known["kinetics400"])
+    assert place(PurePosixPath("any/abc_000003_000013.mp4")) == PurePosixPath("run-jump/abc_000003_000013.mp4")
+
+
 def test_only_ssv2_needs_an_account():
     assert [name for name in KNOWN if registry.comes_by_hand(KNOWN[name])] == ["ssv2"]
 
