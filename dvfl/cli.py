@@ -152,10 +152,12 @@ def fetch(config: Config, dataset: str, shard: int | None, released: bool, worke
     from dvfl.data.motions import render_motions
     from dvfl.errors import UserError
     from dvfl.files import write_json
+    from dvfl.steps import check_data
 
     definition = definition_of(config, dataset)
     if definition.kind == "folder":
         raise UserError(f"{dataset}: nothing to fetch, its clips are your own; go on with `dvfl index {dataset}`")
+    check_data(config, [dataset])
     if definition.kind == "motions":
         render_motions(definition.motions, definition.root, workers)
         got = {"dataset": dataset, "root": str(definition.root)}

@@ -82,7 +82,9 @@ def run_pipeline(cores: int | None, files: Sequence[Path], targets: Sequence[str
         snakemake += ["--configfile", *map(str, files)] if files else []
         if any(Path(".snakemake/locks").glob("*")):
             subprocess.run([*snakemake, "--unlock"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        code = _run([*snakemake, "--rerun-incomplete", "--rerun-triggers", *TRIGGERS, "--", *targets])
+        # A data set that fails, or whose files come late, does not stop the others.
+        snakemake += ["--rerun-incomplete", "--keep-going", "--rerun-triggers", *TRIGGERS]
+        code = _run([*snakemake, "--", *targets])
     if code == 0 and Path("results/tables/accuracy.csv").exists():
         _run([sys.executable, "-m", "dvfl", "summary", *(word for file in files for word in ("--config", str(file)))])
     return code

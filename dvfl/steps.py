@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def check_data(config: Config) -> None:
-    """Folders of the user's own, looked at before any work starts. Raises DataError."""
-    for name in plan.used_datasets(config):
+def check_data(config: Config, names: Iterable[str] | None = None) -> None:
+    """Folders of the user's own, of these data sets or all, looked at before any work starts. Raises DataError."""
+    for name in plan.used_datasets(config) if names is None else names:
         definition = config.dataset_definitions[name]
         archives, root = definition.archives, definition.root
         if "released" in definition.splits and (definition.lists is None or definition.lists.released is None):
@@ -162,10 +163,15 @@ def definition_of_clips(config: Config, dataset: str) -> str:
     """Digest of what decides which clips there are and what the index says of them."""
     definition = config.dataset_definitions[dataset]
     keys = dict.fromkeys(("kind", "root", "group", "min_frames", "motions"), True)
-    values = _values(definition, keys | ({"lists": {"official"}} if definition.kind == "folder" else {}))
+    # Lists of the user's own may say which clips there are; fetched ones are among the archives.
+    own = definition.kind == "folder" or (definition.source is not None and definition.source.layout != "class_folders")
+    values = _values(definition, keys | ({"lists": {"official"}} if own else {}))
+    if definition.fetches_lists("official"):
+        values.pop("lists", None)
     if definition.source is not None:
         keys = {"folder", "layout", "archives", "parts", "expected"}
-        source = definition.source.model_dump(mode="json", include=keys, exclude={"archives": {"__all__": {"urls"}}})
+        aside = {"archives": {"__all__": {"urls", "total_size"}}}
+        source = definition.source.model_dump(mode="json", include=keys, exclude=aside)
         source["archives"] = [each for each in source["archives"] if each["content"] != "released"]
         values |= source
     return digest(values)
@@ -175,7 +181,9 @@ def definition_of_released(config: Config, dataset: str) -> str:
     """Digest of what decides which lists are fetched for split `released`."""
     source = config.dataset_definitions[dataset].source
     archives = [archive for archive in source.archives if archive.content == "released"]
-    return digest([str(source.folder), [archive.model_dump(mode="json", exclude={"urls"}) for archive in archives]])
+    return digest(
+        [str(source.folder), [archive.model_dump(mode="json", exclude={"urls", "total_size"}) for archive in archives]]
+    )
 
 
 def definition_of_split(config: Config, dataset: str) -> str:

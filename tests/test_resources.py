@@ -134,3 +134,12 @@ def test_profiles_name_rules_that_there_are():
         for line in file.read_text().splitlines():  # each key at the top has its comment, in its line or below
             key = re.match(r"([a-z-]+): \S", line)
             assert not key or "#" in line or key[1] == "executor", line
+
+
+def test_a_data_set_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ran = []
+    monkeypatch.setattr(launch, "_run", lambda words: ran.append(words) or 1)
+    assert launch.run_pipeline(2, [], ["figures"]) == 1
+    (words,) = ran
+    assert "--keep-going" in words[: words.index("--")]

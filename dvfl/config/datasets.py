@@ -165,7 +165,8 @@ class ArchiveConfig(Section):
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.?-]*$",
-        description="Name of the file; with ? for the digits, numbered parts of one archive, joined in their order.",
+        description="Name of the file; with ? for the digits, numbered parts of one archive, joined in their order, "
+        "each of which may be zipped (<part>.zip).",
     )
     content: Literal["clips", "lists", "released"] = Field(
         description="clips; lists: the owner's labels and splits; released: another's lists, fetched for split "
@@ -173,6 +174,9 @@ class ArchiveConfig(Section):
     )
     urls: list[str] = Field([], description="Addresses, the owner's first, then mirrors; none: put there by hand.")
     size: Count | None = Field(None, description="Bytes, where known.")
+    total_size: Count | None = Field(
+        None, description="About how many bytes all numbered parts have together: with 5 % less one is missing."
+    )
     checksum: ChecksumConfig | None = Field(
         None, description="Where nobody publishes one, the sha256 seen first is recorded and compared from then on."
     )
@@ -182,6 +186,8 @@ class ArchiveConfig(Section):
     def _parts_come_by_hand(self) -> ArchiveConfig:
         if "?" in self.name and (self.urls or self.checksum):
             raise ValueError("numbered parts are put there by hand: they have no urls and no checksum")
+        if "?" not in self.name and self.total_size:
+            raise ValueError("total_size is that of numbered parts: say `size`")
         return self
 
 

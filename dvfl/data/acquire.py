@@ -16,12 +16,14 @@ from dvfl.config import ArchiveConfig, Config, DatasetDefinition
 from dvfl.data import registry
 from dvfl.data.errors import DataError
 from dvfl.data.extract import ARCHIVES, extract, require_libarchive
-from dvfl.data.fetch import Download, fetch_all, verify
+from dvfl.data.fetch import Download, check_space, fetch_all, remember, verify
 from dvfl.data.index import clips_root
 from dvfl.files import atomic, read_json, write_json
 
 POLL_SECONDS = 5.0
 SETTLED = 10.0  # seconds since its last byte after which a file counts as whole
+MOST_NAMED = 5  # files in one line
+WHOLE = 0.95  # of total_size: owners state it roughly
 
 
 # ------------------------------------------------------------------------------------------------- files by hand
@@ -39,7 +41,10 @@ def await_files(name: str, definition: DatasetDefinition, hours: float | None = 
         if time.monotonic() >= end:
             raise DataError(_how_to_get(name, definition, lacking))
         if not told:
-            said = f"{_how_to_get(name, definition, lacking)}\nWaiting for them, up to {hours:g} h."
+            key = f"dataset_definitions.{name}.source.wait_hours"
+            said = (
+                f"{_how_to_get(name, definition, lacking)}\nWaiting for them, up to {hours:g} h ({key} says how long)."
+            )
             print(said, file=sys.stderr, flush=True)
             told = True
         time.sleep(POLL_SECONDS)
@@ -54,8 +59,13 @@ def _lacking(definition: DatasetDefinition) -> list[str]:
         except DataError as error:  # a part in the middle is still to come
             lacking.append(str(error))
             continue
+        size, total = sum(file.stat().st_size for file in files), archive.total_size
         if not files:
-            lacking.append(f"{archive.name}{' (numbered parts, all of them)' if '?' in archive.name else ''}")
+            zipped = f" (numbered parts, all of them; zipped ones, {archive.name}.zip, may stay so)"
+            lacking.append(f"{archive.name}{zipped if '?' in archive.name else ''}")
+        elif total and size < WHOLE * total:
+            there = f"{size / 1e9:.3g} of about {total / 1e9:.3g} GB are there"
+            lacking.append(f"{archive.name} ({there}: a part is missing or not whole)")
         lacking += [f"{file.name} (still growing)" for file in files if time.time() - file.stat().st_mtime < SETTLED]
     return lacking
 
@@ -85,6 +95,8 @@ def acquire(config: Config, name: str, shard: int | None = None) -> dict[str, An
         raise DataError(f"{name} has no shard {shard}: it has {len(registry.shards(definition))}, from 0")
     wanted = registry.needed(definition)
     _check_reader(definition, wanted)
+    missing = [each for each in wanted if not registry.extracted_marker(definition, each.name).exists()]
+    check_space([_download(definition, each) for each in missing if not registry.files_of(definition, each.name)])
     done = [_get(config, name, archive) for archive in wanted if archive.content == "lists"]
     if shard is not None:
         return {"dataset": name, "shard": shard, "archives": _get_parts(config, name, shard)}
@@ -110,6 +122,11 @@ def acquire_released(config: Config, name: str) -> dict[str, Any]:
     return {"dataset": name, "archives": [_get(config, name, archive) for archive in wanted]}
 
 
+def _download(definition: DatasetDefinition, archive: ArchiveConfig) -> Download:
+    path = definition.source.folder / "archives" / archive.name
+    return Download(path, tuple(archive.urls), archive.size, archive.checksum)
+
+
 def _check_reader(definition: DatasetDefinition, wanted: list[ArchiveConfig]) -> None:
     """Before hours of download, not after."""
     for archive in wanted:
@@ -129,17 +146,22 @@ def _get(config: Config, name: str, archive: ArchiveConfig) -> dict[str, Any]:
 def _get_anew(config: Config, name: str, archive: ArchiveConfig) -> dict[str, Any]:
     definition = config.dataset_definitions[name]
     own = registry.files_of(definition, archive.name)
-    path = definition.source.folder / "archives" / archive.name
-    download = Download(path, tuple(archive.urls), archive.size, archive.checksum)
+    download = _download(definition, archive)
+    path = download.path
     if not archive.urls and (lacking := _lacking(definition)):
         raise DataError(_how_to_get(name, definition, lacking))
+    if not own:
+        _say_not_there(definition, [(archive.name,)])
     if own:
         # Numbered parts have no size of their own, and a record each.
-        known = {file: download if file.name == archive.name else Download(file, ()) for file in own}
-        hashes = {file: verify(file, each, path.with_name(file.name)) for file, each in known.items()}
+        numbered = {file: Download(path.with_name(file.name), ()) for file in own}
+        files = {file: download if file.name == archive.name else each for file, each in numbered.items()}
+        hashes = {file: verify(file, each) for file, each in files.items()}
     else:
-        hashes = fetch_all([download], config.fetch, f"Fetching {archive.name}")
+        files, hashes = {path: download}, fetch_all([download], config.fetch, f"Fetching {archive.name}")
     done = _extract(definition, hashes, archive.name, archive.content, archive.nested)
+    for file, each in files.items():
+        remember(each, hashes[file])
     if archive.urls and path in hashes and not config.fetch.keep_archives:
         path.unlink()
     return done
@@ -150,38 +172,59 @@ def _get_parts(config: Config, name: str, shard: int) -> list[dict[str, Any]]:
     definition = config.dataset_definitions[name]
     source = definition.source
     downloads = {}
+    bare: Counter[str] = Counter()
     for parts in source.parts:
         for number, url in enumerate(_part_urls(config, name, parts.name, tuple(parts.urls))):
+            part = f"{parts.name}/{PurePosixPath(url).name}"
+            bare[PurePosixPath(url).name] += 1
             if number % source.shards == shard:
-                part = f"{parts.name}/{PurePosixPath(url).name}"
                 downloads[part] = Download(source.folder / "archives" / part, (url,))
     waiting = {
         part: each for part, each in downloads.items() if not registry.extracted_marker(definition, part).exists()
     }
-    own = {part: files[0] for part in waiting if (files := registry.files_of(definition, part))}
-    hashes = {file: verify(file, waiting[part], waiting[part].path) for part, file in own.items()}
+    # Where a train and a val part have the same file name, only their folder tells which is which.
+    names = {part: (part, each.path.name)[: 1 + (bare[each.path.name] == 1)] for part, each in waiting.items()}
+    own = {part: files[0] for part in waiting if (files := registry.files_of(definition, *names[part]))}
+    _say_not_there(definition, [names[part] for part in waiting if part not in own])
+    hashes = {file: verify(file, waiting[part]) for part, file in own.items()}
     missing = [download for part, download in waiting.items() if part not in own]
     if missing:
         hashes |= fetch_all(missing, config.fetch, f"Fetching shard {shard} of {name}")
     for part, download in waiting.items():
         file = own.get(part, download.path)
         _extract(definition, {file: hashes[file]}, part, "clips", False)
+        remember(download, hashes[file])
         if file == download.path and not config.fetch.keep_archives:
             file.unlink()
     return [read_json(registry.extracted_marker(definition, part)) for part in downloads]
 
 
+def _say_not_there(definition: DatasetDefinition, wanted: list[tuple[str, ...]]) -> None:
+    """Says which files the user's folder of archives does not have, under any of their names, and are fetched."""
+    if definition.archives is None or not wanted:
+        return
+    lines = [" or ".join(names) for names in wanted]
+    more = f", and {len(lines) - MOST_NAMED} more" if len(lines) > MOST_NAMED else ""
+    said = f"{definition.archives} has no {', '.join(lines[:MOST_NAMED])}{more}: fetched instead"
+    print(said, file=sys.stderr, flush=True)
+
+
 def _part_urls(config: Config, name: str, parts: str, urls: tuple[str, ...]) -> list[str]:
     """Addresses that the owner's list holds, one a line."""
     definition = config.dataset_definitions[name]
-    own = registry.files_of(definition, f"{parts}/{parts}.txt")
-    path = own[0] if own else definition.source.folder / "archives" / parts / f"{parts}.txt"
+    names = (f"{parts}/{parts}.txt", *(PurePosixPath(url).name for url in urls))
+    own = registry.files_of(definition, *names)
     if not own:
-        fetch_all([Download(path, urls)], config.fetch, f"Fetching the list of {parts} of {name}")
+        _say_not_there(definition, [names])
+    path = own[0] if own else definition.source.folder / "archives" / parts / f"{parts}.txt"
+    listed = Download(path, urls)
+    hashes = {} if own else fetch_all([listed], config.fetch, f"Fetching the list of {parts} of {name}")
     lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     wrong = [line for line in lines if "://" not in line]
     if wrong or not lines:
         raise DataError(f"{path}: {wrong[0] if wrong else 'nothing'!r} is no address; remove the file and run again")
+    for sha256 in hashes.values():
+        remember(listed, sha256)
     return lines
 
 
@@ -199,7 +242,7 @@ def _extract(
     else:
         place = registry.clip_places(definition) if content == "clips" else registry.place_list
         scratch = source.folder / "extracting" / name.replace("?", "0")
-        count = extract(files, scratch, target, place, nested)
+        count = extract(files, scratch, target, place, nested, joined="?" in name)
         if not count:
             raise DataError(f"{files[0]} holds no {content}: the owner has changed its layout, or it is another file")
     size = sum(file.stat().st_size for file in files)
@@ -237,6 +280,11 @@ def _count(root: Path) -> Counter[str]:
 def _check_counts(name: str, definition: DatasetDefinition, found: Counter[str]) -> None:
     """Compares with what the owner's set has. Raises DataError; for a user's own copy it is only said."""
     expected = definition.source.expected
+    if definition.root is not None and not found.total():
+        where = "<class>/<clip>" if definition.source.layout == "class_folders" else "clips that the lists name"
+        raise DataError(
+            f"dataset_definitions.{name}.root: {definition.root} holds no clips; give the folder that holds {where}"
+        )
     problems = [
         f"{number:,} {what} where {wanted:,} are expected"
         for what, number, wanted in (

@@ -50,8 +50,10 @@ class Member:
     chunks: Callable[[], Iterator[bytes]]
 
 
-def extract(archive: Sequence[Path], scratch: Path, target: Path, place: Place, nested: bool = False) -> int:
-    """Extracts an archive, whole or in parts that join to one, to target/place(name); the number of files.
+def extract(
+    archive: Sequence[Path], scratch: Path, target: Path, place: Place, nested: bool = False, joined: bool = False
+) -> int:
+    """Extracts an archive, whole or (`joined`) in parts that join to one, to target/place(name); the number of files.
 
     `scratch` is a folder of our own on the target's disk. With `nested`, archives in the archive are extracted as
     well. Raises ArchiveError, and OutputError where the disk is full.
@@ -60,7 +62,8 @@ def extract(archive: Sequence[Path], scratch: Path, target: Path, place: Place, 
     size = sum(file.stat().st_size for file in archive)
     with Progress(f"Extracting {archive[0].name}, MB", round(size * (2 if nested else 1) / MEGABYTE)) as progress:
         budget = _Budget(archive[0], size, scratch, progress)
-        files = _unpack(archive, scratch / "files", place, budget, scratch / "archives" if nested else None)
+        inner = scratch / "archives" if nested else None
+        files = _unpack(archive, scratch / "files", place, budget, inner, joined)
     for file in files:
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         os.replace(scratch / "files" / file, target / file)
@@ -69,12 +72,12 @@ def extract(archive: Sequence[Path], scratch: Path, target: Path, place: Place, 
 
 
 def _unpack(
-    archive: Sequence[Path], folder: Path, place: Place, budget: _Budget, inner: Path | None
+    archive: Sequence[Path], folder: Path, place: Place, budget: _Budget, inner: Path | None, joined: bool = False
 ) -> set[PurePosixPath]:
     """Writes the members that have a place into a folder; their paths there."""
     written: set[PurePosixPath] = set()
     found: list[Path] = []
-    with _reading(archive) as members:
+    with _reading(archive, joined) as members:
         for number, member in enumerate(members):
             path = _safe(member, archive[0])
             budget.member()
@@ -163,7 +166,7 @@ class _Budget:
 
 
 @contextmanager
-def _reading(archive: Sequence[Path]) -> Iterator[Iterator[Member]]:
+def _reading(archive: Sequence[Path], joined: bool) -> Iterator[Iterator[Member]]:
     """Members of an archive of whatever kind; what its reader says of a bad one becomes an ArchiveError."""
     first = archive[0]
     with first.open("rb") as file:
@@ -171,19 +174,19 @@ def _reading(archive: Sequence[Path]) -> Iterator[Iterator[Member]]:
     try:
         if beginning.startswith(b"Rar!"):
             yield _rar(first)
-        elif beginning.startswith(b"PK") and len(archive) == 1:
+        elif beginning.startswith(b"PK") and not joined:
             yield _zip(first)
         else:
             yield _tar(archive)
     except _UNREADABLE as error:
-        raise _damaged(archive, error) from error
+        raise _damaged(archive, error, joined) from error
     except Exception as error:
         # libarchive's own error, by name: it is imported only where there is a rar.
         if type(error).__module__.partition(".")[0] != "libarchive":
             raise
         reason = str(getattr(error, "msg", error))
         if not re.search("unsupported|not supported|filter", reason, re.IGNORECASE):
-            raise _damaged(archive, reason) from error
+            raise _damaged(archive, reason, joined) from error
         raise ArchiveError(
             f"{first}: this machine's libarchive cannot read it ({reason}); install a newer one (conda-forge has it), "
             f"or extract the file with unrar and give the folder as `root`"
@@ -193,10 +196,17 @@ def _reading(archive: Sequence[Path]) -> Iterator[Iterator[Member]]:
 _UNREADABLE = (zipfile.BadZipFile, tarfile.TarError, rarfile.Error, gzip.BadGzipFile, zlib.error, EOFError)
 
 
-def _damaged(archive: Sequence[Path], reason: object) -> ArchiveError:
-    whole = "a part is missing or damaged" if len(archive) > 1 else "it is damaged or not whole"
-    files = f"{archive[0]} … {archive[-1].name}" if len(archive) > 1 else str(archive[0])
-    again = f"{files}: {whole} ({reason}); nothing of it was extracted: remove it and run the same command again"
+def _damaged(archive: Sequence[Path], reason: object, joined: bool) -> ArchiveError:
+    if joined:
+        parts = f"{archive[0]} … {archive[-1].name}" if len(archive) > 1 else f"{archive[0]} alone"
+        return ArchiveError(
+            f"{parts}: a part is missing, or one is not whole ({reason}); nothing of them was extracted: compare their "
+            f"names and sizes with the owner's, put what is missing beside them and run the same command again"
+        )
+    again = (
+        f"{archive[0]}: it is damaged or not whole ({reason}); nothing of it was extracted: remove it and run the same "
+        f"command again"
+    )
     if archive[0].suffix.lower() == ".rar":  # old ways to compress are not known to libarchive, which says the same
         again += "; if a new copy fails as well, extract it with unrar and give the folder as `root`"
     return ArchiveError(again)

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -27,6 +28,7 @@ from dvfl.config import ChecksumConfig, FetchConfig
 from dvfl.data.errors import DataError
 from dvfl.files import OutputError, atomic, explain, read_json, write_json
 from dvfl.progress import Progress
+from dvfl.redaction import redact
 
 CHUNK = 1 << 16
 MEGABYTE = 1_000_000
@@ -62,7 +64,7 @@ class _Stopped(Exception):
 
 @dataclass(frozen=True)
 class Download:
-    """A file that is wanted, and what is known of it."""
+    """A file that is wanted, and what is known of it; what `remember` records of it stands beside `path`."""
 
     path: Path
     urls: tuple[str, ...]
@@ -74,8 +76,9 @@ def fetch_all(wanted: Sequence[Download], settings: FetchConfig, label: str) -> 
     """Downloads files, several at once; the sha256 of each.
 
     What is there already is verified; a file that fails does not stop the others. Raises FetchError with all that
-    failed, and OutputError where the disk is full.
+    failed or does not fit on the disk together, and OutputError where the disk is full.
     """
+    check_space(wanted)
     stop = threading.Event()
     got: dict[Path, str] = {}
     failed: list[str] = []
@@ -94,6 +97,29 @@ def fetch_all(wanted: Sequence[Download], settings: FetchConfig, label: str) -> 
     if failed:
         raise FetchError("\n".join(failed))
     return got
+
+
+def check_space(wanted: Sequence[Download]) -> None:
+    """Whether the disk holds all that is still to be fetched, as far as sizes are known. Raises FetchError.
+
+    The files lie on one disk. A size that nobody has published is looked at when its download begins.
+    """
+    left = {each.path: each.size - _Part(each).size for each in wanted if each.size and not each.path.exists()}
+    if not left:
+        return
+    folder = next(iter(left)).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if sum(left.values()) > free:
+        names = ", ".join(path.name for path in left)
+        raise FetchError(_too_little(f"{names} need{'s' if len(left) == 1 else ''}", sum(left.values()), folder, free))
+
+
+def _too_little(who_need: str, size: int, folder: Path, free: int) -> str:
+    return (
+        f"{who_need} {size / 1e9:.1f} GB more and {folder} has {free / 1e9:.1f} GB free: free some space or let "
+        f"source.folder name another disk, then run the same command again"
+    )
 
 
 class _Bytes:
@@ -133,7 +159,7 @@ def fetch(
     wanted.path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(wanted.path.with_name(f".{wanted.path.name}.lock")):
         if wanted.path.exists():
-            return verify(wanted.path, wanted, wanted.path)
+            return verify(wanted.path, wanted)
         part = _Part(wanted)
         given_up: dict[str, str] = {}
         fruitless = 0
@@ -156,8 +182,11 @@ def fetch(
                 given_up |= troubles
                 fruitless = 0
             elif troubles:
-                pause = max(pause, settings.backoff * 2 ** max(0, fruitless - 1))
-                if stop.wait(min(pause, LONGEST_PAUSE)):
+                pause = min(LONGEST_PAUSE, max(pause, settings.backoff * 2 ** max(0, fruitless - 1)))
+                url, reason = list(troubles.items())[-1]
+                count = f" ({fruitless} of {settings.retries})" if fruitless else ""
+                print(f"{redact(url)}: {redact(reason)}, again in {pause:g} s{count}", file=sys.stderr, flush=True)
+                if stop.wait(pause):
                     raise _Stopped
         raise FetchError(_failure(wanted, given_up))
 
@@ -172,7 +201,7 @@ def rewritten(url: str, settings: FetchConfig) -> str:
 
 def _failure(wanted: Download, reasons: dict[str, str]) -> str:
     lines = [f"{wanted.path.name} could not be fetched:"]
-    lines += [f"  {url}: {reason}" for url, reason in reasons.items()]
+    lines += [f"  {redact(url)}: {redact(reason)}" for url, reason in reasons.items()]
     return "\n".join(lines) + (
         f"\n  run the same command again later, which goes on from what is there; or download the file in another way "
         f"and put it at {wanted.path}"
@@ -224,7 +253,7 @@ class _Part:
     def finish(self) -> str:
         """Verifies what has come and gives it its name; its sha256. Raises _Refused."""
         self.go_on()
-        problem = _problem(self.hashes, self.wanted, self.wanted.path)
+        problem = _problem(self.hashes, self.wanted)
         if problem:
             self.discard()
             raise _Refused(f"sends a file that {problem}")
@@ -335,11 +364,8 @@ def _number(pattern: str, text: str | None) -> int | None:
 def _check_space(part: _Part, total: int | None) -> None:
     free = shutil.disk_usage(part.path.parent).free
     if total and total - part.size > free:
-        raise FetchError(
-            f"{part.wanted.path.name} needs {(total - part.size) / 1e9:.1f} GB more and {part.path.parent} has "
-            f"{free / 1e9:.1f} GB free: free some space or let source.folder name another disk, then run the same "
-            f"command again"
-        )
+        name, folder = part.wanted.path.name, part.path.parent
+        raise FetchError(_too_little(f"{name} needs", total - part.size, folder, free))
 
 
 def _receive(
@@ -404,21 +430,37 @@ class _Hashes:
                 self.update(chunk)
 
 
-def verify(path: Path, wanted: Download, record_of: Path) -> str:
-    """Checks size and checksum of a file; its sha256. Raises FetchError.
+def verify(path: Path, wanted: Download) -> str:
+    """Checks size and checksum of a file, the user's own or that of `wanted`; its sha256. Raises FetchError.
 
-    Where no checksum is published, the sha256 seen first stands in `record_of`.sha256 and must not change.
+    Where no checksum is published, it is compared with the one that `remember` has recorded.
     """
     hashes = _Hashes(wanted)
     hashes.read(path)
-    problem = _problem(hashes, wanted, record_of)
+    problem = _problem(hashes, wanted)
     if problem:
         raise FetchError(f"{path} {problem}; remove it and run the same command again")
     return hashes.sha256
 
 
-def _problem(hashes: _Hashes, wanted: Download, record_of: Path) -> str | None:
-    """What is wrong with a file of these hashes; records the sha256 of one that is seen for the first time."""
+def remember(wanted: Download, sha256: str) -> None:
+    """Records the sha256 of a file that has been seen to be whole, which must not change from then on.
+
+    Not before its contents have been read without error, else a damaged file would lock out the right one. Nothing to
+    do where a checksum is published.
+    """
+    record = _record(wanted)
+    if wanted.checksum is None and not record.exists():
+        with atomic(record) as partial:
+            partial.write_text(f"{sha256}  {wanted.path.name}\n")  # as `sha256sum --check` reads it
+
+
+def _record(wanted: Download) -> Path:
+    return wanted.path.with_name(f"{wanted.path.name}.sha256")
+
+
+def _problem(hashes: _Hashes, wanted: Download) -> str | None:
+    """What is wrong with a file of these hashes."""
     if wanted.size and hashes.size != wanted.size:
         return f"has {hashes.size:,} bytes, not the {wanted.size:,} expected: it is another file or not whole"
     if wanted.checksum:
@@ -426,11 +468,8 @@ def _problem(hashes: _Hashes, wanted: Download, record_of: Path) -> str | None:
         found = hashes.of[algorithm].hexdigest()
         by = wanted.checksum.published_by
         return None if found == value else f"has the {algorithm} {found}, not the {value} published by {by}"
-    record = record_of.with_name(f"{record_of.name}.sha256")
-    if not record.exists():
-        with atomic(record) as partial:
-            partial.write_text(f"{hashes.sha256}  {record_of.name}\n")  # as `sha256sum --check` reads it
-    elif record.read_text().split()[:1] != [hashes.sha256]:
+    record = _record(wanted)
+    if record.exists() and record.read_text().split()[:1] != [hashes.sha256]:
         return (
             f"has the sha256 {hashes.sha256}, not the one seen first, in {record} (remove that record if the owner has "
             f"replaced the file)"

@@ -22,9 +22,16 @@ from dvfl.data.index import VIDEO
 
 
 def needed(definition: DatasetDefinition) -> list[ArchiveConfig]:
-    """Archives that are wanted: clips of the user's own are not fetched, lists are."""
-    contents = ("lists",) if definition.root is not None else ("lists", "clips")
-    return [archive for archive in definition.source.archives if archive.content in contents]
+    """Archives that are wanted: neither clips nor official lists that the user has are fetched."""
+    have = {"released"}  # wanted for their own split alone
+    have |= {"clips"} if definition.root is not None else set()
+    have |= {"lists"} if _own_lists(definition) else set()
+    return [archive for archive in definition.source.archives if archive.content not in have]
+
+
+def _own_lists(definition: DatasetDefinition) -> Path | None:
+    """Folder of the user's own copy of the owner's lists."""
+    return None if definition.fetches_lists("official") else definition.lists_folder("official")
 
 
 def released(definition: DatasetDefinition) -> list[ArchiveConfig]:
@@ -54,18 +61,21 @@ def extracted_marker(definition: DatasetDefinition, name: str) -> Path:
     return definition.source.folder / "extracted" / f"{name.replace('?', '0')}.json"
 
 
-def files_of(definition: DatasetDefinition, name: str) -> list[Path]:
+def files_of(definition: DatasetDefinition, *names: str) -> list[Path]:
     """The files that the archive consists of, where the user has them or where they are fetched to; none if absent.
 
-    Raises DataError where numbered parts lack one in the middle.
+    `names` are those that it may have, the first that is there counts. Raises DataError where numbered parts lack one
+    in the middle.
     """
     for folder in (definition.archives, definition.source.folder / "archives"):
-        if folder is None:
-            continue
-        found = sorted(folder.glob(name.replace("?", "[0-9]")))
-        if found:
-            _check_numbers(found, name)
-            return found
+        for name in names if folder is not None else ():
+            pattern = name.replace("?", "[0-9]")
+            found = sorted(folder.glob(pattern))
+            if not found and "?" in name:  # the owner zips the parts
+                found = sorted(folder.glob(f"{pattern}.zip"))
+            if found:
+                _check_numbers(found, name)
+                return found
     return []
 
 
@@ -76,7 +86,7 @@ def _check_numbers(files: list[Path], name: str) -> None:
     numbers = [int(file.name[first:last]) for file in files]
     lacking = sorted(set(range(numbers[-1] + 1)) - set(numbers))
     if lacking:
-        part = f"{name[:first]}{lacking[0]:0{last - first}d}{name[last:]}"
+        part = f"{name[:first]}{lacking[0]:0{last - first}d}{files[0].name[last:]}"
         raise DataError(f"{files[0].parent}: {part} is missing, though a later part is there: put it beside the others")
 
 
@@ -91,7 +101,8 @@ def place_list(member: PurePosixPath) -> PurePosixPath | None:
 
 def clip_places(definition: DatasetDefinition) -> Place:
     """<class>/<clip> of an archive's member; None for what is no clip or has no label. Reads the lists."""
-    layout, lists = definition.source.layout, definition.source.folder / "lists"
+    layout = definition.source.layout
+    lists = _own_lists(definition) or definition.source.folder / "lists"
     if layout == "class_folders":
         return _in_class_folder
     classes = {"kinetics": _kinetics_classes, "ssv2": _ssv2_classes}[layout](lists)

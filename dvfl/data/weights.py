@@ -7,14 +7,14 @@ from pathlib import Path
 from dvfl import plan
 from dvfl.config import Config
 from dvfl.data.errors import DataError
-from dvfl.data.fetch import Download, fetch_all, verify
+from dvfl.data.fetch import Download, fetch_all, remember, verify
 from dvfl.files import required, sha256
 
 
 def fetch_weights(config: Config, name: str) -> Path:
     """Fetches weights of weights_definitions, or verifies those that are there; their path. Raises FetchError."""
     download = _download(config, name)
-    fetch_all([download], config.fetch, f"Fetching {name}")
+    remember(download, fetch_all([download], config.fetch, f"Fetching {name}")[download.path])
     return download.path
 
 
@@ -25,7 +25,10 @@ def weights_sha256(config: Config, weights: str) -> str:
     """
     path = plan.weights_path(config, weights)
     if weights in config.weights_definitions:
-        return verify(required(path), _download(config, weights), path)
+        download = _download(config, weights)
+        found = verify(required(path), download)
+        remember(download, found)
+        return found
     if path.is_relative_to(plan.RESULTS):
         return sha256(required(path))  # says which run makes it
     if not path.is_file():

@@ -129,6 +129,7 @@ def definitions(folder: str) -> dict[str, Any]:
         source["wait_hours"] = 0
         for archive in source["archives"]:
             archive.pop("size", None)
+            archive.pop("total_size", None)
             archive.pop("checksum", None)
     small["kinetics400"]["source"]["shards"] = small["kinetics400"]["index_shards"] = 2
     small["ssv2"]["index_shards"] = 1

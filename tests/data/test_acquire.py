@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import random
+import re
+import shutil
 import subprocess
 import threading
 import time
@@ -287,6 +290,28 @@ def test_an_evil_archive_leaves_nothing_behind(serve_lists, tmp_path, body, mess
     assert not Path("/tmp/dvfl-evil.txt").exists()
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["fetched", "archives"])
+def test_a_damaged_archive_does_not_lock_out_the_good_one(serve_lists, server, configure, tmp_path, own):
+    good = server.files[LISTS_ZIP]
+    damaged = bytearray(good)
+    damaged[good.index(b"v_run_g")] ^= 1  # stored, so that its CRC alone tells
+    serve_lists(bytes(damaged))
+    folder = tmp_path / ("downloads" if own else "resources/ucf101/archives")
+    file = folder / LISTS_ZIP.rpartition("/")[2]
+    if own:
+        put(folder, {file.name: bytes(damaged)})
+    config = configure("ucf101", root=str(tmp_path / "have"), **({"archives": str(folder)} if own else {}))
+    with pytest.raises(DataError, match="remove it and run the same command again"):
+        acquire(config, "ucf101")
+    file.unlink()
+    server.files[LISTS_ZIP] = good
+    if own:
+        put(folder, {file.name: good})
+    assert acquire(config, "ucf101")["clips"] == 12
+    record = tmp_path / f"resources/ucf101/archives/{file.name}.sha256"
+    assert record.read_text().split() == [hashlib.sha256(good).hexdigest(), file.name]
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -346,6 +371,51 @@ def test_own_clips_in_one_folder_get_class_folders_by_links(configure, server, a
     assert acquire(config, "ssv2")["clips"] == 12
 
 
+def test_own_clips_with_own_lists_need_nobody(configure, server, serve_lists, tmp_path):
+    (tmp_path / "lists").mkdir()
+    have = {"root": str(tmp_path / "have"), "lists": {"official": str(tmp_path / "lists")}}
+    assert acquire(configure("ucf101", **have), "ucf101")["clips"] == 12
+    assert server.asked == []
+
+
+def test_all_that_is_still_to_be_fetched_must_fit_before_anything_is(configure, server, monkeypatch):
+    archives = owners.definitions("")["ucf101"]["source"]["archives"]
+    fetched = [each | {"size": 6_000} for each in archives if each["content"] != "released"]
+    others = [each for each in archives if each["content"] == "released"]
+    config = configure("ucf101", source={"archives": fetched + others})
+    monkeypatch.setattr(module, "_check_reader", lambda *_: None)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 0, 10_000))
+    with pytest.raises(DataError, match=r"UCF101.*\.zip, UCF101\.rar need .* more and .* free: free some space"):
+        acquire(config, "ucf101")
+    assert server.asked == []
+
+
+def test_own_parts_that_lie_flat_are_read_where_their_names_tell_which_they_are(configure, server, tmp_path, capsys):
+    parts = {path.rpartition("/")[2]: body for path, body in server.files.items() if "/train/part_" in path}
+    put(tmp_path / "have", {name: body for name, body in parts.items() if name != "part_3.tar.gz"})
+    assert everything(configure("kinetics400", archives=str(tmp_path / "have")), "kinetics400")["clips"] == 10
+    asked = sorted("/".join(path.split("/")[-2:]) for path, _ in server.asked if "part_" in path)
+    assert asked == ["train/part_0.tar.gz", "train/part_3.tar.gz", "val/part_0.tar.gz"]  # which of two is part_0?
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'have'} has no train/part_0.tar.gz, val/part_0.tar.gz: fetched instead" in said
+    assert "has no train/part_3.tar.gz or part_3.tar.gz: fetched instead" in said
+
+
+def test_fetching_by_hand_looks_at_the_users_folders_first(server, command, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for values, message in (
+        ({"root": str(tmp_path / "gone")}, "root: .*gone does not exist"),
+        ({"archives": str(tmp_path / "gone")}, "archives: .*gone does not exist"),
+        ({"root": str(tmp_path / "empty")}, "root: .*empty holds no clips; give the folder that holds <class>/<clip>"),
+    ):
+        definitions = merge(owners.definitions(str(tmp_path / "resources")), {"ucf101": values})
+        mine = {"datasets": ["ucf101"], "dataset_definitions": definitions}
+        mine["fetch"] = {"rewrite": dict(owners.mirrors(server.url()))}
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))
+        code, _, err = command("fetch", "ucf101", "--config", tmp_path / "mine.yaml")
+        assert code == 1 and re.search(f"dvfl: dataset_definitions.ucf101.{message}", err), err
+
+
 # --------------------------------------------------------------------------------------------- files that come by hand
 
 
@@ -356,34 +426,75 @@ def test_what_needs_an_account_says_all_that_one_must_know(configure, tmp_path):
     said = str(error.value)
     assert "https://www.qualcomm.com/" in said and str(tmp_path / "resources/ssv2/archives") in said
     assert "download-package-labels.zip" in said and "20bn-something-something-v2-?? (numbered parts" in said
+    assert "zipped ones, 20bn-something-something-v2-??.zip, may stay so" in said
     assert "dataset_definitions.ssv2.archives" in said and "take it out of `datasets`" in said
     with pytest.raises(DataError, match="cannot be fetched without an account"):
         acquire(configure("ssv2"), "ssv2")
 
 
-def test_it_goes_on_by_itself_once_the_files_are_there(configure, tmp_path, clip, monkeypatch, capsys):
-    monkeypatch.setattr(module, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(module, "SETTLED", 0.2)
-    config = configure("ssv2")
+@pytest.mark.parametrize("order", [list, reversed], ids=["as they are numbered", "the last part first"])
+def test_it_goes_on_by_itself_once_the_files_are_there(configure, tmp_path, clip, monkeypatch, capsys, order):
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(module, "SETTLED", 0)  # each file stays untouched for long enough before the next one comes
     files = owners.ssv2(clip)
+    config = configure("ssv2", source={"archives": archives_of_ssv2(files, 1.01)})
     waiting = threading.Thread(target=await_files, args=("ssv2", config.dataset_definitions["ssv2"], 1.0))
     waiting.start()
-    for name in reversed(files):
-        put(tmp_path / "resources/ssv2/archives", {name: files[name]}, age=0)
-        time.sleep(0.05)
+    for name in order(files):
+        time.sleep(0.1)
         assert waiting.is_alive()
+        put(tmp_path / "resources/ssv2/archives", {name: files[name]})
     waiting.join(timeout=5)
     assert not waiting.is_alive()
-    assert capsys.readouterr().err.count("Waiting for them") == 1
-    monkeypatch.setattr(module, "SETTLED", 0)
+    said = capsys.readouterr().err
+    assert said.count("Waiting for them, up to 1 h") == 1 and "dataset_definitions.ssv2.source.wait_hours" in said
     assert acquire(config, "ssv2")["clips"] == 12
+
+
+def test_a_file_that_still_grows_is_waited_for(configure, tmp_path, clip):
+    definition = configure("ssv2").dataset_definitions["ssv2"]
+    files = owners.ssv2(clip)
+    put(tmp_path / "resources/ssv2/archives", files)
+    await_files("ssv2", definition)
+    put(tmp_path / "resources/ssv2/archives", {name: files[name] for name in list(files)[-1:]}, age=0)
+    with pytest.raises(DataError, match=r"v2-02 \(still growing\)"):
+        await_files("ssv2", definition)
+
+
+def archives_of_ssv2(files: dict[str, bytes], roughly: float) -> list[dict]:
+    """The registry's entries with the size of the tiny parts, as roughly as their owner says it."""
+    size = sum(len(body) for name, body in files.items() if "-v2-" in name)
+    archives = owners.definitions("")["ssv2"]["source"]["archives"]
+    return [each | ({"total_size": round(roughly * size)} if "?" in each["name"] else {}) for each in archives]
+
+
+def test_parts_that_are_too_small_together_say_that_one_is_missing(configure, account, clip):
+    archives = archives_of_ssv2(owners.ssv2(clip), 1.0)
+    (account / "20bn-something-something-v2-02").unlink()
+    with pytest.raises(DataError, match=r"-v2-\?\? \(.* are there: a part is missing or not whole\)"):
+        acquire(configure("ssv2", archives=str(account), source={"archives": archives}), "ssv2")
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["each part zipped", "all parts in one zip"])
+def test_parts_may_stay_zipped(configure, account, clip, together):
+    parts = {name: body for name, body in owners.ssv2(clip).items() if "-v2-" in name}
+    for name in parts:
+        (account / name).unlink()
+    first = next(iter(parts))
+    put(account, {f"{first}.zip": zip_of(parts)} if together else {f"{n}.zip": zip_of({n: parts[n]}) for n in parts})
+    assert acquire(configure("ssv2", archives=str(account)), "ssv2")["clips"] == 12
 
 
 def test_a_first_or_last_part_that_is_missing(configure, account):
     config = configure("ssv2", archives=str(account))
     (account / "20bn-something-something-v2-02").unlink()
-    with pytest.raises(DataError, match="a part is missing or damaged"):
+    with pytest.raises(DataError, match="a part is missing, or one is not whole") as error:
         acquire(config, "ssv2")
+    assert "remove" not in str(error.value)
+    second = (account / "20bn-something-something-v2-01").rename(account / "second")
+    with pytest.raises(DataError, match="v2-00 alone: a part is missing, or one is not whole"):
+        acquire(config, "ssv2")
+    second.rename(account / "20bn-something-something-v2-01")
     (account / "20bn-something-something-v2-00").unlink()
     with pytest.raises(DataError, match="20bn-something-something-v2-00 is missing"):
         acquire(config, "ssv2")

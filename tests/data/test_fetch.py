@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from dvfl.config import ChecksumConfig, FetchConfig
-from dvfl.data.fetch import Download, FetchError, fetch, fetch_all
+from dvfl.data.fetch import Download, FetchError, fetch, fetch_all, remember
 from dvfl.errors import UserError
 from tests.data.archives import tgz_of
 from tests.data.server import breaks_after, says, serving, stalls_after, trickles
@@ -170,6 +170,20 @@ def test_500_then_200(server, wanted):
     assert wanted.path.read_bytes() == BODY
 
 
+def test_a_pause_is_said_on_a_line_without_credentials(server, wanted, capsys):
+    server.faults[NAME] = [says(503), says(500), breaks_after(300_000)]
+    url = wanted.urls[0].replace("://", "://me:hidden@") + "?token=hidden"
+    server.files[f"{NAME}?token=hidden"] = BODY
+    server.faults[f"{NAME}?token=hidden"] = server.faults.pop(NAME)
+    fetch(Download(wanted.path, (url,)), SETTINGS.model_copy(update={"backoff": 0.01}))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and all(line.startswith("http://***@127.0.0.1") for line in lines)
+    assert lines[0].endswith(": answers 503 Service Unavailable, again in 0.01 s (1 of 3)")
+    assert lines[1].endswith(": answers 500 Internal Server Error, again in 0.02 s (2 of 3)")
+    assert lines[2].endswith(" bytes, again in 0.01 s") or "the connection broke" in lines[2]
+    assert not any("hidden" in line for line in lines)
+
+
 def test_pauses_grow_and_a_server_that_stays_broken_is_given_up(server, wanted):
     server.faults[NAME] = [says(500)] * 9
     begin = time.monotonic()
@@ -209,7 +223,6 @@ def test_without_a_checksum_a_mirror_begins_only_once_the_first_address_is_given
     assert wanted.path.read_bytes() == BODY
     assert server.ranges_asked("/mirror.bin") == []
     wanted.path.unlink()
-    wanted.path.with_name("clips.bin.sha256").unlink()
     server.faults[NAME] = [breaks_after(300_000)] + [says(503)] * 9
     fetch(twice, SETTINGS)
     assert wanted.path.read_bytes() == OTHER
@@ -245,8 +258,10 @@ def test_another_size_is_refused_before_the_body(server, wanted):
 
 
 def test_without_a_published_checksum_the_first_one_seen_counts(server, wanted):
-    fetch(unknown(wanted), SETTINGS)
     record = wanted.path.with_name("clips.bin.sha256")
+    sha256 = fetch(unknown(wanted), SETTINGS)
+    assert not record.exists()  # nobody has read it yet
+    remember(unknown(wanted), sha256)
     assert record.read_text() == f"{hashlib.sha256(BODY).hexdigest()}  clips.bin\n"
     wanted.path.unlink()
     server.files[NAME] = OTHER

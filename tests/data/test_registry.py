@@ -105,6 +105,7 @@ def test_a_wrong_entry_is_refused(over, message):
     [
         ({"checksum": {"algorithm": "md5", "value": "abc", "published_by": "us"}}, "md5 has 32 digits, not 3"),
         ({"name": "../a.zip"}, "source.archives.0.name"),
+        ({"total_size": 5}, "total_size is that of numbered parts: say `size`"),
         ({"name": "a-??"}, "numbered parts are put there by hand"),
         ({"md5": "abc"}, "source.archives.0.md5: there is no such key"),
     ],
@@ -151,6 +152,19 @@ def test_own_clips_leave_lists_to_fetch(tmp_path):
     assert len(registry.shards(KNOWN["kinetics400"].model_copy(update={"root": tmp_path}))) == 0
 
 
+def test_own_clips_with_own_lists_leave_nothing_to_fetch(tmp_path):
+    own = {name: {"root": str(tmp_path), "lists": {"official": str(tmp_path / "lists")}} for name in PAPER}
+    known = load_config(DEFAULT_CONFIG, values={"dataset_definitions": own}).dataset_definitions
+    assert [registry.needed(known[name]) for name in PAPER] == [[]] * 5
+    assert not registry.comes_by_hand(known["ssv2"])
+    (tmp_path / "lists").mkdir()
+    for name in ("train", "val"):
+        row = "label,youtube_id,time_start,time_end\nrun/jump,abc,3,13\n"
+        (tmp_path / f"lists/{name}.csv").write_text(row)
+    place = registry.clip_places(known["kinetics400"])
+    assert place(PurePosixPath("any/abc_000003_000013.mp4")) == PurePosixPath("run-jump/abc_000003_000013.mp4")
+
+
 def test_only_ssv2_needs_an_account():
     assert [name for name in KNOWN if registry.comes_by_hand(KNOWN[name])] == ["ssv2"]
 
@@ -173,6 +187,17 @@ def test_a_part_that_is_missing_in_the_middle_is_named(tmp_path):
         registry.files_of(mine, "v2-??")
     (tmp_path / "v2-02").touch()
     assert [file.name for file in registry.files_of(mine, "v2-??")] == ["v2-00", "v2-01", "v2-02", "v2-03"]
+
+
+def test_parts_may_be_zipped_and_those_that_are_unzipped_count_first(tmp_path):
+    mine = definition(archives=tmp_path)
+    (tmp_path / "v2-01.zip").touch()
+    with pytest.raises(DataError, match=r"v2-00\.zip is missing"):
+        registry.files_of(mine, "v2-??")
+    (tmp_path / "v2-00.zip").touch()
+    assert [file.name for file in registry.files_of(mine, "v2-??")] == ["v2-00.zip", "v2-01.zip"]
+    (tmp_path / "v2-00").touch()
+    assert [file.name for file in registry.files_of(mine, "v2-??")] == ["v2-00"]
 
 
 @pytest.mark.parametrize(
