@@ -84,6 +84,44 @@ def test_all_folds_have_a_short_name():
 
 
 @pytest.mark.parametrize(
+    "name",
+    ["relased", "offical1", "Split1", "split", "split0", "clips", "../split1", "fold7of5", "foldxof5", "fold*of1"],
+)
+def test_a_misspelt_split_is_refused_before_any_job(name):
+    own = {"mine": {"kind": "folder", "root": "/x", "splits": ["split1", name]}}
+    with pytest.raises(ConfigError) as caught:
+        load_config(DEFAULT_CONFIG, values={"dataset_definitions": own})
+    assert str(caught.value) == (
+        "dataset_definitions.mine.splits.1: there is no such split; there are split<k>, released, fold<k>of<n> (k from "
+        f"1 to n, n at least 2), fold*of<n> and clips<k> (given: {name!r})"
+    )
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name", "said"),
+    [
+        ("ucf101", "split9", "'split9' is none of the owner's, which are split1, split2, split3"),
+        ("kinetics400", "split2", "'split2' is none of the owner's, which are split1"),
+        ("ssv2", "released", "'released' needs the released lists; give their folder under lists.released"),
+        ("motions", "split2", "'split2' is none of the rendered clips', which are split1 and clips<k>"),
+        ("motions", "fold1of3", "'fold1of3' is none of the rendered clips', which are split1 and clips<k>"),
+    ],
+)
+def test_a_split_that_the_lists_do_not_have_is_refused_before_any_job(dataset, name, said):
+    with pytest.raises(ConfigError, match=re.escape(f"dataset_definitions.{dataset}: splits: {said}")):
+        load_config(DEFAULT_CONFIG, values={"dataset_definitions": {dataset: {"splits": [name]}}})
+
+
+def test_splits_that_can_be_made_are_taken():
+    drawn = ["split1", "split9", "clips2", "fold1of2", "fold25of25"]
+    own = {"ucf50": {"splits": [*drawn, "released"]}, "mine": {"kind": "folder", "root": "/x", "splits": drawn}}
+    own["ucf101"] = {"lists": {"official": "/lists"}, "splits": ["split4"]}  # the user's lists: only they can tell
+    assert load_config(DEFAULT_CONFIG, values={"dataset_definitions": own}).dataset_definitions["ucf50"].splits[-1] == (
+        "released"
+    )
+
+
+@pytest.mark.parametrize(
     ("over", "message"),
     [
         ({"source": {**SOURCE, "licnce": "x"}}, "source.licnce: there is no such key; did you mean 'licence'"),
