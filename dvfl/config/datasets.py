@@ -12,15 +12,26 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from dvfl.config.section import Count, Name, Positive, Section
 
 
+def _at_home(path: Path) -> Path:
+    """~/clips as a shell reads it."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"has no home that is known ({error}); write the whole path") from error
+
+
+Folder = Annotated[Path, AfterValidator(_at_home)]
+
+
 class ListsConfig(Section):
     """Published lists of a data set; a folder's file names tell the format."""
 
-    official: Literal["fetched"] | Path | None = Field(
+    official: Literal["fetched"] | Folder | None = Field(
         None,
         description="Folder of the owner's lists, which splits split1, split2, … follow; fetched: those that come with "
         "the clips; None: these splits are drawn.",
     )
-    released: Literal["fetched"] | Path | None = Field(
+    released: Literal["fetched"] | Folder | None = Field(
         None,
         description="Folder of other released lists, which split `released` follows; fetched: those named by `source`.",
     )
@@ -65,12 +76,12 @@ class DatasetDefinition(Section):
         description="archives: fetched from its owner; folder: root/<class>/<clip>, yours; motions: rendered here, "
         "nothing to download."
     )
-    root: Path | None = Field(
+    root: Folder | None = Field(
         None,
         description="Folder that holds the clips (folder: required; archives: clips that you have extracted already, "
         "which are then used as they are and not fetched).",
     )
-    archives: Path | None = Field(
+    archives: Folder | None = Field(
         None, description="Folder with archives that you have already; they are checked and read there (archives)."
     )
     group: str | None = Field(
@@ -236,7 +247,7 @@ class ExpectedConfig(Section):
 class SourceConfig(Section):
     """A data set as its owner gives it out."""
 
-    folder: Path = Field(description="Folder for what is fetched: archives/, lists/ and clips/<class>/<clip>.")
+    folder: Folder = Field(description="Folder for what is fetched: archives/, lists/ and clips/<class>/<clip>.")
     layout: Literal["class_folders", "kinetics", "ssv2"] = Field(
         "class_folders", description="What tells a clip's class: its folder, or the owner's lists in their format."
     )

@@ -77,6 +77,22 @@ def test_lists_are_those_that_come_with_the_clips_unless_others_are_named(tmp_pa
         load_config(DEFAULT_CONFIG, values={"dataset_definitions": wrong})
 
 
+def test_home_is_where_a_shell_has_it(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    own = {
+        "mine": {"kind": "folder", "root": "~/clips", "lists": {"official": "~/lists", "released": "~/released"}},
+        "ucf101": {"archives": "~/archives", "source": {"folder": "~/ucf101"}},
+    }
+    known = load_config(DEFAULT_CONFIG, values={"dataset_definitions": own}).dataset_definitions
+    home, mine, ucf101 = Path("/home/me"), known["mine"], known["ucf101"]
+    assert (mine.root, mine.lists.official, mine.lists.released) == (home / "clips", home / "lists", home / "released")
+    assert (ucf101.archives, ucf101.source.folder) == (home / "archives", home / "ucf101")
+    assert ucf101.lists_folder("official") == home / "ucf101/lists"
+    values = {"dataset_definitions": {"mine": {"kind": "folder", "root": "~nobody-of-this-name/clips"}}}
+    with pytest.raises(ConfigError, match=r"dataset_definitions.mine.root: has no home .* write the whole path"):
+        load_config(DEFAULT_CONFIG, values=values)
+
+
 def test_all_folds_have_a_short_name():
     own = {"ucf50": {"splits": ["split1", "fold*of25", "fold2of5"]}}
     splits = load_config(DEFAULT_CONFIG, values={"dataset_definitions": own}).dataset_definitions["ucf50"].splits
