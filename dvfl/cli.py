@@ -46,7 +46,13 @@ def with_config(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @wraps(command)
     def wrapped(files: tuple[Path, ...], **arguments: Any) -> Any:
-        return command(load(files), **arguments)
+        from dvfl.files import NotMadeYet
+
+        try:
+            return command(load(files), **arguments)
+        except NotMadeYet as error:
+            error.configs = files
+            raise
 
     return wrapped
 
@@ -221,10 +227,8 @@ def split(config: Config, dataset: str, name: str) -> None:
 
     definition = definition_of(config, dataset)
     clips = read_index(required(plan.index_path(dataset)))
-    frame = make_split(clips, definition, name)
-    say(f"{dataset} {name}: " + ", ".join(f"{n} {subset}" for subset, n in frame["subset"].value_counts().items()))
     listed = published_list(definition, name)
-    if listed is not None:
+    if listed is not None:  # before the split, since they may be why it cannot be made
         differing = mismatches(clips, listed)
         write_split(differing, plan.mismatch_path(dataset, name))
         if listed["mislabelled"].any():
@@ -232,6 +236,8 @@ def split(config: Config, dataset: str, name: str) -> None:
             say(f"  {count} clips have another number in the list than their class; their folder's class is used")
         for problem, count in differing["problem"].value_counts().items():
             say(f"  {count} clips {problem}: named in {plan.mismatch_path(dataset, name)}")
+    frame = make_split(clips, definition, name)
+    say(f"{dataset} {name}: " + ", ".join(f"{n} {subset}" for subset, n in frame["subset"].value_counts().items()))
     write_split(frame, plan.split_path(dataset, name))
     for line in lacking_labels(config, dataset, name, clips, frame):
         say(f"  will fail in training: {line}")
@@ -321,9 +327,10 @@ def audit(config: Config, dataset: str | None, name: str | None, folders: tuple[
 
 def definition_of(config: Config, dataset: str) -> Any:
     from dvfl.plan import used_datasets
+    from dvfl.steps import unknown_dataset
 
-    if dataset not in (used := used_datasets(config)):
-        raise click.BadParameter(f"{dataset!r} is not among the config's datasets: {', '.join(used)}")
+    if dataset not in used_datasets(config):
+        raise click.BadParameter(unknown_dataset(config, dataset))
     return config.dataset_definitions[dataset]
 
 
@@ -791,9 +798,11 @@ def export(config: Config, directory: Path, format_: str, precision: Any) -> Non
 def results(files: tuple[Path, ...], cores: int | None, targets: tuple[str, ...]) -> None:
     """What `make results` does: clear what a killed run left behind, then run the pipeline and print the summary."""
     from dvfl.launch import run_pipeline
-    from dvfl.steps import check_before_work
+    from dvfl.steps import check_before_work, check_targets
 
-    check_before_work(load(files))
+    config = load(files)
+    check_targets(config, targets)
+    check_before_work(config)
     sys.exit(run_pipeline(cores, files, targets or ("results/tables/all.csv", "figures")))
 
 

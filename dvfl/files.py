@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,11 +24,29 @@ class MissingInput(UserError, FileNotFoundError):
     """A file that an earlier step makes is not there; the message says which, and how to make it."""
 
 
+class NotMadeYet(MissingInput):
+    """A file that the pipeline makes; the message is the command that makes it, with the config files in `configs`."""
+
+    def __init__(self, path: Path):
+        super().__init__(str(path))
+        self.path = path
+        self.configs: tuple[Path, ...] = ()
+
+    def __str__(self) -> str:
+        words = [
+            "dvfl",
+            "results",
+            *(word for file in self.configs for word in ("--config", str(file))),
+            str(self.path),
+        ]
+        return f"{self.path}: not there yet; make it with `{shlex.join(words)}`"
+
+
 def required(path: str | Path) -> Path:
-    """The path of a file under results/ that is there. Raises MissingInput."""
+    """The path of a file that the pipeline makes and that is there. Raises NotMadeYet."""
     path = Path(path)
     if not path.is_file():
-        raise MissingInput(f"{path}: not there yet; make it with `snakemake --cores 1 {path}`")
+        raise NotMadeYet(path)
     return path
 
 

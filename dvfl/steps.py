@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,11 +24,6 @@ def check_data(config: Config, names: Iterable[str] | None = None) -> None:
     for name in plan.used_datasets(config) if names is None else names:
         definition = config.dataset_definitions[name]
         archives, root = definition.archives, definition.root
-        if "released" in definition.splits and (definition.lists is None or definition.lists.released is None):
-            raise DataError(
-                f"dataset_definitions.{name}.lists.released: split 'released' follows lists that are not named here; "
-                f"give the folder of the authors' data/{name}, or other `splits`"
-            )
         if archives is not None and not archives.is_dir():
             raise DataError(f"dataset_definitions.{name}.archives: {archives} does not exist or is no folder")
         for which in ("official", "released"):
@@ -108,15 +104,36 @@ def lacking_labels(config: Config, dataset: str, split: str, index: pd.DataFrame
     return list(dict.fromkeys(lines))
 
 
+def definition_of(config: Config, dataset: str) -> DatasetDefinition:
+    """What the config and the registry say of a data set. Raises DataError for one that they do not know."""
+    if dataset not in config.dataset_definitions:
+        raise DataError(unknown_dataset(config, dataset))
+    return config.dataset_definitions[dataset]
+
+
+def unknown_dataset(config: Config, dataset: str) -> str:
+    used = ", ".join(plan.used_datasets(config))
+    known = f"{dataset!r} is not among the config's datasets: {used}"
+    return f"{known}; name it under `datasets` in a file given with --config"
+
+
+def check_targets(config: Config, targets: Iterable[str]) -> None:
+    """Raise DataError for a file of a data set that the config does not know."""
+    for target in targets:
+        found = re.match(r"(?:\./)?results/(?:data|runs)/([^/]+)/", target)
+        if found:
+            definition_of(config, found[1])
+
+
 def fetched(config: Config, dataset: str) -> list[str]:
     """What says that the clips are there; nothing for a folder of the user's own."""
-    definition = config.dataset_definitions[dataset]
+    definition = definition_of(config, dataset)
     return [] if definition.kind == "folder" else [f"results/data/{dataset}/fetched.json"]
 
 
 def index_inputs(config: Config, dataset: str) -> list[str]:
     """What an index is made from: the clips, what several jobs have read of them, and lists that may name classes."""
-    definition = config.dataset_definitions[dataset]
+    definition = definition_of(config, dataset)
     shards = range(definition.index_shards if definition.index_shards > 1 else 0)
     lists = split_inputs(config, dataset, "split1") if definition.kind == "folder" else []
     return fetched(config, dataset) + [str(plan.indexed_path(dataset, shard)) for shard in shards] + lists
@@ -127,7 +144,7 @@ def split_inputs(config: Config, dataset: str, split: str) -> list[str]:
 
     Those that are fetched with the clips came before the index.
     """
-    definition = config.dataset_definitions[dataset]
+    definition = definition_of(config, dataset)
     which = definition.lists_of(split)
     if which is None:
         return []
@@ -141,7 +158,7 @@ def fetched_before(config: Config, dataset: str) -> list[str]:
     """What a data set's last step of fetching waits for: files put there by hand, and shards."""
     from dvfl.data import registry
 
-    definition = config.dataset_definitions[dataset]
+    definition = definition_of(config, dataset)
     shards = [f"results/data/{dataset}/shards/{shard}.json" for shard in registry.shards(definition)]
     return arrived(config, dataset) + shards
 
@@ -150,18 +167,18 @@ def arrived(config: Config, dataset: str) -> list[str]:
     """What says that the files are there that nobody can fetch without an account."""
     from dvfl.data import registry
 
-    definition = config.dataset_definitions[dataset]
+    definition = definition_of(config, dataset)
     return [f"results/data/{dataset}/arrived.json"] if registry.comes_by_hand(definition) else []
 
 
 def fetch_threads(config: Config, dataset: str, cores: int) -> int:
     """Rendering takes all cores; fetching and extracting take one."""
-    return cores if config.dataset_definitions[dataset].kind == "motions" else 1
+    return cores if definition_of(config, dataset).kind == "motions" else 1
 
 
 def definition_of_clips(config: Config, dataset: str) -> str:
     """Digest of what decides which clips there are and what the index says of them."""
-    definition = config.dataset_definitions[dataset]
+    definition = definition_of(config, dataset)
     keys = dict.fromkeys(("kind", "root", "group", "min_frames", "motions"), True)
     # Lists of the user's own may say which clips there are; fetched ones are among the archives.
     own = definition.kind == "folder" or (definition.source is not None and definition.source.layout != "class_folders")
@@ -179,7 +196,7 @@ def definition_of_clips(config: Config, dataset: str) -> str:
 
 def definition_of_released(config: Config, dataset: str) -> str:
     """Digest of what decides which lists are fetched for split `released`."""
-    source = config.dataset_definitions[dataset].source
+    source = definition_of(config, dataset).source
     archives = [archive for archive in source.archives if archive.content == "released"]
     return digest(
         [str(source.folder), [archive.model_dump(mode="json", exclude={"urls", "total_size"}) for archive in archives]]
@@ -189,7 +206,7 @@ def definition_of_released(config: Config, dataset: str) -> str:
 def definition_of_split(config: Config, dataset: str) -> str:
     """Digest of what decides a split."""
     keys = dict.fromkeys(("kind", "test_fraction", "validation_fraction", "split_seed", "lists"), True)
-    return digest(_values(config.dataset_definitions[dataset], keys))
+    return digest(_values(definition_of(config, dataset), keys))
 
 
 def _values(definition: DatasetDefinition, keys: dict[str, Any]) -> dict[str, Any]:
@@ -355,7 +372,7 @@ def audit_inputs(config: Config, dataset: str, split: str) -> list[Path]:
 
 def audit_settings(config: Config, dataset: str) -> str:
     """Digest of what decides the findings of a data set's splits."""
-    definition = config.dataset_definitions[dataset]
+    definition = definition_of(config, dataset)
     pictures = config.audit.distance if plan.compares_pictures(config, dataset) else None
     return digest([pictures, definition.model_dump(mode="json", include={"group", "lists"})])
 

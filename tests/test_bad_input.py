@@ -101,6 +101,33 @@ def test_a_class_with_fewer_groups_than_subsets(empty_project, clips, fails, com
     assert "class 'red' has 2 groups" in said and "needs 3" in said and "add clips" in said
 
 
+def test_clips_of_which_none_can_be_used(empty_project, clips, fails):
+    for path in clips.rglob("*.avi"):
+        path.write_text("no video")
+    said = fails("index", "colours", "--config", config_of(empty_project, clips))
+    assert f"clips of {clips} can be used: blue/blue_g0_c0.avi, for one, " in said
+    assert said.endswith("; replace the files, or give another `root`\n")
+
+
+def test_where_differences_are_an_error_they_are_listed_all_the_same(empty_project, clips, command):
+    names = sorted(path.relative_to(clips).as_posix() for path in clips.rglob("*.avi"))
+    lists = empty_project.root / "lists"
+    lists.mkdir()
+    (lists / "trainlist01.txt").write_text("".join(f"{name} 1\n" for name in [*names[2:], "blue/lost_g9_c0.avi"]))
+    (lists / "testlist01.txt").write_text(f"{names[0]}\n")
+    file = config_of(empty_project, clips, lists={"official": str(lists), "mismatch": "error"})
+    assert command("index", "colours", "--config", file)[0] == 0
+    code, _, said = command("split", "colours", "split1", "--config", file)
+    assert code == 1 and "list and index differ in 2 clips (1 missing, 1 unlisted)" in said
+    assert "1 clips missing: named in results/data/colours/splits/split1.mismatch.csv" in said
+    listed = pd.read_csv(empty_project.root / "results/data/colours/splits/split1.mismatch.csv", keep_default_na=False)
+    assert list(zip(listed["clip_id"], listed["problem"], strict=True)) == [
+        ("blue/lost_g9_c0.avi", "missing"),
+        (names[1], "unlisted"),
+    ]
+    assert not (empty_project.root / "results/data/colours/splits/split1.csv").exists()
+
+
 @pytest.fixture
 def spoilt(clips, write_clip) -> dict[str, str]:
     """Clip ids of bad clips, each with the status it must get."""

@@ -146,7 +146,7 @@ def test_tracking_is_opened_beforehand(project, command):
 def test_an_unknown_data_set_is_named_with_the_known_ones(project, command, step):
     code, out, err = command(*step, "--config", project.config_file())
     assert code != 0 and out == ""
-    assert "'colors' is not among the config's datasets: colours" in err
+    assert "'colors' is not among the config's datasets: colours; name it under `datasets` in a file" in err
 
 
 def test_a_folder_of_ones_own_is_not_fetched(project, command):
@@ -162,12 +162,24 @@ def test_an_unknown_command_or_a_missing_argument_is_told(command):
 
 
 def test_a_split_without_an_index_says_what_to_make_first(empty_project, command):
-    code, _, err = command("split", "colours", "split1", "--config", empty_project.config_file())
+    file = empty_project.config_file()
+    code, _, err = command("split", "colours", "split1", "--config", file)
     assert code == 1
     (line,) = err.splitlines()
     assert line == (
         "dvfl: results/data/colours/index.parquet: not there yet; "
-        "make it with `snakemake --cores 1 results/data/colours/index.parquet`"
+        f"make it with `dvfl results --config {file} results/data/colours/index.parquet`"
+    )
+
+
+@pytest.mark.parametrize("target", ["results/data/mine/index.parquet", "results/runs/mine/split1"])
+def test_a_result_of_an_unknown_data_set_is_refused_before_any_work(project, command, target):
+    code, out, err = command("results", "--config", project.config_file(), target)
+    assert code == 1 and out == ""
+    (line,) = err.splitlines()
+    assert line == (
+        "dvfl: 'mine' is not among the config's datasets: colours; "
+        "name it under `datasets` in a file given with --config"
     )
 
 

@@ -374,6 +374,23 @@ def test_a_file_that_is_no_config_is_named(tmp_path, content, said):
     assert str(file) in str(error.value) and said in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a: 1\nb: [1, 2\nc: 3\n", ":3: is not valid YAML: expected ',' or ']', but got ':'"),
+        ("a: 1\n\tb: 2\n", ":2: is not valid YAML: found character '\\t' that cannot start any token"),
+        ("a: \x07\n", ": is not valid YAML: unacceptable character"),
+    ],
+)
+def test_what_is_no_yaml_is_shown_in_one_line(tmp_path, content, said):
+    file = tmp_path / "mine.yaml"
+    file.write_text(content)
+    with pytest.raises(ConfigError) as error:
+        load_config(file)
+    (line,) = str(error.value).splitlines()
+    assert line.startswith(f"{file}{said}"), line
+
+
 def test_a_config_file_that_is_not_there_or_is_a_folder_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.yaml: no such config file"):
         load_config(tmp_path / "none.yaml")

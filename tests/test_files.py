@@ -126,7 +126,7 @@ def test_when_the_system_really_refuses_checkpoint_and_weights_stay_whole(tmp_pa
 def test_what_an_earlier_step_makes_is_asked_for_by_name(tmp_path):
     with pytest.raises(MissingInput) as error:
         required(tmp_path / "index.parquet")
-    assert f"snakemake --cores 1 {tmp_path / 'index.parquet'}" in str(error.value)
+    assert f"`dvfl results {tmp_path / 'index.parquet'}`" in str(error.value)
     (tmp_path / "index.parquet").touch()
     assert required(tmp_path / "index.parquet") == tmp_path / "index.parquet"
 

@@ -23,7 +23,7 @@ def fingerprint_dataset(config: Config, dataset: str, workers: int) -> int:
     """Hash the pictures of every clip of a data set once; how many there are."""
     index = read_index(required(plan.index_path(dataset)))
     root = clips_root(config.dataset_definitions[dataset])
-    found = pictures.fingerprint_clips(root, index, workers)
+    found = pictures.fingerprint_clips(root, index, workers, plan.readings_path(dataset))
     pictures.write_fingerprints(found, plan.fingerprints_path(dataset))
     return len(found)
 

@@ -13,21 +13,26 @@ are mirrored or cut to another length. Clips of one source (0.5 and more) are al
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from functools import cache, partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
 
+from dvfl.data.kept import kept_rows
 from dvfl.data.reader import read_frames
 from dvfl.data.sampling import centre_segment_indices
 from dvfl.files import atomic
 from dvfl.progress import track
 
+RECIPE = 1  # raise it when the same bytes come to have other hashes
 FRAMES = 8
 WINDOWS = ((0.0, 1.0), (0.1, 1.0), (0.0, 0.9), (0.05, 0.95), (0.1, 0.9))  # of a side; those of two sides are combined
 WHOLE = 0  # the window that is the whole frame
@@ -46,13 +51,31 @@ def fingerprint(path: str | Path, frames: int) -> np.ndarray:
     return hashes
 
 
-def fingerprint_clips(root: Path, clips: pd.DataFrame, workers: int) -> pd.DataFrame:
-    """Fingerprints of the clips of an index that are ok: clip_id, sha256 and the hashes, a list of uint64."""
+def fingerprint_clips(root: Path, clips: pd.DataFrame, workers: int, kept: Path | None = None) -> pd.DataFrame:
+    """Fingerprints of the clips of an index that are ok: clip_id, sha256 and the hashes, a list of uint64.
+
+    With a folder `kept`, bytes whose pictures were hashed before, by work that was killed, say, are not hashed again.
+    """
     good = clips.loc[clips["status"] == "ok"]
     work = partial(_fingerprint_of, root)
-    items = list(zip(good["clip_id"], good["frames"], strict=True))
-    hashes = list(track(_map(work, items, workers), len(items), "Fingerprints"))
-    return pd.DataFrame({"clip_id": good["clip_id"].to_numpy(), "sha256": good["sha256"].to_numpy(), "hashes": hashes})
+    with TemporaryDirectory() if kept is None else nullcontext(kept) as folder:
+        made_of = repr((RECIPE, FRAMES, WINDOWS, BITS, SHORT_SIDE, PLAIN))
+        with kept_rows(Path(folder) / "fingerprints.sqlite", made_of, ("sha256", "hashes")) as store:
+            known = {digest for (digest,) in store.execute("SELECT sha256 FROM readings")}
+            fresh = good[~good["sha256"].isin(known)].drop_duplicates("sha256")
+            items = list(zip(fresh["clip_id"], fresh["frames"], strict=True))
+            label = "Fingerprints" + (f" ({len(good) - len(fresh)} are known)" if len(fresh) < len(good) else "")
+            for digest, hashes in zip(
+                fresh["sha256"], track(_map(work, items, workers), len(items), label), strict=True
+            ):
+                store.execute("INSERT OR REPLACE INTO readings VALUES (?, ?)", (digest, hashes.tobytes()))
+            found = [_kept(store, digest) for digest in good["sha256"]]
+    return pd.DataFrame({"clip_id": good["clip_id"].to_numpy(), "sha256": good["sha256"].to_numpy(), "hashes": found})
+
+
+def _kept(store: sqlite3.Connection, digest: str) -> np.ndarray:
+    row = store.execute("SELECT hashes FROM readings WHERE sha256 = ?", (digest,)).fetchone()
+    return np.frombuffer(row[0], np.uint64)
 
 
 def write_fingerprints(fingerprints: pd.DataFrame, path: str | Path) -> None:
@@ -74,7 +97,8 @@ def nearest(
     """
     sources, _ = pd.factorize(np.concatenate([one_source, other_source]))  # numbers compare faster than names
     best, position = np.full(len(one), np.inf, np.float32), np.zeros(len(one), np.int64)
-    for rows, columns in product(_blocks(len(one)), _blocks(len(other))):
+    blocks = list(product(_blocks(len(one)), _blocks(len(other))))
+    for rows, columns in track(blocks, len(blocks), "Comparing pictures") if len(blocks) > 1 else blocks:
         distance = distances(one[rows], other[columns], cropped)
         distance[sources[: len(one)][rows, None] == sources[len(one) :][columns]] = np.inf
         nearest_here = distance.argmin(axis=1)

@@ -7,20 +7,31 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from dvfl.config.section import Count, Name, Positive, Section
+
+
+def _at_home(path: Path) -> Path:
+    """~/clips as a shell reads it."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"has no home that is known ({error}); write the whole path") from error
+
+
+Folder = Annotated[Path, AfterValidator(_at_home)]
 
 
 class ListsConfig(Section):
     """Published lists of a data set; a folder's file names tell the format."""
 
-    official: Literal["fetched"] | Path | None = Field(
+    official: Literal["fetched"] | Folder | None = Field(
         None,
         description="Folder of the owner's lists, which splits split1, split2, … follow; fetched: those that come with "
         "the clips; None: these splits are drawn.",
     )
-    released: Literal["fetched"] | Path | None = Field(
+    released: Literal["fetched"] | Folder | None = Field(
         None,
         description="Folder of other released lists, which split `released` follows; fetched: those named by `source`.",
     )
@@ -34,15 +45,30 @@ class ListsConfig(Section):
 FETCHED_LISTS = {"official": "lists", "released": "released"}  # an archive's content, and its folder
 
 
+SPLITS = "split<k>, released, fold<k>of<n> (k from 1 to n, n at least 2), fold*of<n> and clips<k>"
+
+
 def _each_fold(splits: Any) -> Any:
     """fold*of5 as fold1of5, …, fold5of5."""
     if not isinstance(splits, list):
         return splits
     named: list[Any] = []
     for split in splits:
-        folds = re.fullmatch(r"fold\*of(\d+)", str(split))
-        named += [f"fold{number}of{folds[1]}" for number in range(1, int(folds[1]) + 1)] if folds else [split]
+        folds = re.fullmatch(r"fold\*of([1-9]\d{0,3})", str(split))
+        count = int(folds[1]) if folds else 0
+        named += [f"fold{number}of{count}" for number in range(1, count + 1)] if count > 1 else [split]
     return named
+
+
+def split_name(name: str) -> str:
+    """The name of a split, if it is one that can be made; ValueError otherwise."""
+    fold = re.fullmatch(r"fold([1-9]\d{0,3})of([1-9]\d{0,3})", name)
+    if re.fullmatch(r"(split|clips)[1-9]\d{0,3}|released", name) or (fold and 2 <= int(fold[2]) >= int(fold[1])):
+        return name
+    raise ValueError(f"there is no such split; there are {SPLITS}")
+
+
+SplitName = Annotated[str, AfterValidator(split_name)]
 
 
 class DatasetDefinition(Section):
@@ -50,12 +76,12 @@ class DatasetDefinition(Section):
         description="archives: fetched from its owner; folder: root/<class>/<clip>, yours; motions: rendered here, "
         "nothing to download."
     )
-    root: Path | None = Field(
+    root: Folder | None = Field(
         None,
         description="Folder that holds the clips (folder: required; archives: clips that you have extracted already, "
         "which are then used as they are and not fetched).",
     )
-    archives: Path | None = Field(
+    archives: Folder | None = Field(
         None, description="Folder with archives that you have already; they are checked and read there (archives)."
     )
     group: str | None = Field(
@@ -65,7 +91,7 @@ class DatasetDefinition(Section):
         "there is one, names what splits fold<k>of<n> leave out of all classes at once (UCF50: g01 to g25).",
     )
     lists: ListsConfig | None = Field(None, description="Published lists of which clips train and test.")
-    splits: Annotated[list[Name], BeforeValidator(_each_fold)] = Field(
+    splits: Annotated[list[SplitName], BeforeValidator(_each_fold)] = Field(
         ["split1"],
         min_length=1,
         description="Names of the splits to run: split<k> (the owner's list, else drawn by group), released, "
@@ -118,6 +144,24 @@ class DatasetDefinition(Section):
         for which, content in FETCHED_LISTS.items():
             if self.fetches_lists(which) and self.kind != "motions" and content not in contents:
                 raise ValueError(f"lists.{which}: 'fetched' needs a file with content {content!r} in source.archives")
+        return self
+
+    @model_validator(mode="after")
+    def _splits_are_there(self) -> DatasetDefinition:
+        """What can be known before any list is there: a misspelt name must not wait for hours of fetching."""
+        known = [name for name in self.source.expected.splits if name.startswith("split")] if self.source else []
+        if self.source and self.source.layout != "class_folders":
+            known = ["split1"]  # train and validation, all that these owners' lists have
+        for name in self.splits:
+            if self.kind == "motions":
+                if not re.fullmatch(r"split1|clips\d+", name):
+                    raise ValueError(f"splits: {name!r} is none of the rendered clips', which are split1 and clips<k>")
+                continue
+            which = self.lists_of(name)
+            if name == "released" and which is None:
+                raise ValueError("splits: 'released' needs the released lists; give their folder under lists.released")
+            if which == "official" and self.fetches_lists(which) and known and name not in known:
+                raise ValueError(f"splits: {name!r} is none of the owner's, which are {', '.join(known)}")
         return self
 
     def lists_folder(self, which: Literal["official", "released"]) -> Path | None:
@@ -209,7 +253,7 @@ class ExpectedConfig(Section):
 class SourceConfig(Section):
     """A data set as its owner gives it out."""
 
-    folder: Path = Field(description="Folder for what is fetched: archives/, lists/ and clips/<class>/<clip>.")
+    folder: Folder = Field(description="Folder for what is fetched: archives/, lists/ and clips/<class>/<clip>.")
     layout: Literal["class_folders", "kinetics", "ssv2"] = Field(
         "class_folders", description="What tells a clip's class: its folder, or the owner's lists in their format."
     )

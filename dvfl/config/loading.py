@@ -102,12 +102,20 @@ def read_yaml(file: str | Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: is not a text file; give a YAML file") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{file}: is not valid YAML: {error}") from error
+        raise ConfigError(_place_in_yaml(file, error)) from error
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: must be `key: value` pairs, not a {type(content).__name__}")
     return content
+
+
+def _place_in_yaml(file: str | Path, error: yaml.YAMLError) -> str:
+    """`file:line: what is wrong`, without the excerpt that PyYAML adds."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or problem is None:  # a character that YAML does not allow
+        return f"{file}: is not valid YAML: {' '.join(str(error).split())}"
+    return f"{file}:{mark.line + 1}: is not valid YAML: {problem}"
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -126,6 +126,7 @@ class ProfileConfig(Section):
     repeats: int = Field(5, ge=3, description="Timed forward passes of a paper-size model.")
     repeats_small: int = Field(50, ge=3, description="Timed forward passes of the run's own models.")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="Precision of the timed passes.")
+    benchmark: bool = Field(True, description="The report waits for `dvfl bench --quick`, some minutes.")
     exported: list[Literal["float32", "bfloat16", "int8"]] = Field(
         [],
         description="Precisions in which each model is also exported to ONNX and timed in ONNX Runtime and OpenVINO, "

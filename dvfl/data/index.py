@@ -185,5 +185,6 @@ def _check_usable(rows: pd.DataFrame, root: Path, definition: DatasetDefinition)
             f"{first['clip_id']}, for one, is {Path(first['clip_id']).stem!r}"
         )
     raise DataError(
-        f"none of the {len(rows)} clips of {root} can be used: {first['clip_id']}, for one, {first['reason']}"
+        f"none of the {len(rows)} clips of {root} can be used: {first['clip_id']}, for one, {first['reason']}; "
+        f"replace the files, or give another `root`"
     )

@@ -12,15 +12,16 @@ import sqlite3
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from dvfl.data.errors import DataError, UnreadableClip
+from dvfl.data.errors import UnreadableClip
+from dvfl.data.kept import kept_rows
 from dvfl.data.reader import ClipInfo, probe
-from dvfl.files import OutputError, sha256
+from dvfl.files import sha256
 from dvfl.progress import track
 
 RECIPE = 2  # raise it when `probe` comes to say other things of the same file
@@ -28,7 +29,6 @@ NOTHING = ClipInfo(frames=0, fps=0.0, width=0, height=0)
 NO_DATE = -1  # of a file that the system would not let us read: tried again every time
 CHUNK = 16  # clips that a process takes at once
 QUEUE = 4096  # clips that wait for a process
-PATIENCE = 60.0  # seconds to wait for another process that writes the same file
 
 
 class Reading(NamedTuple):
@@ -98,28 +98,9 @@ def _unchanged(reading: Reading | None, path: Path) -> bool:
     return (status.st_size, status.st_mtime_ns) == (reading.bytes, reading.modified)
 
 
-@contextmanager
-def _opened(kept: Path, root: Path, shard: int, shards: int) -> Iterator[sqlite3.Connection]:
+def _opened(kept: Path, root: Path, shard: int, shards: int) -> AbstractContextManager[sqlite3.Connection]:
     """A shard's readings; empty where there are none, or those of other files, or of another way to read."""
-    file = kept / f"{shard}of{shards}.sqlite"
-    made_of = f"{RECIPE} {root.resolve()}"
-    try:
-        kept.mkdir(parents=True, exist_ok=True)
-        # Each statement is a transaction, so a kill loses none; a crash of the whole machine may cost the file.
-        with closing(sqlite3.connect(file, timeout=PATIENCE, isolation_level=None)) as store:
-            store.execute("PRAGMA synchronous = OFF")
-            store.execute("CREATE TABLE IF NOT EXISTS made_of (text TEXT)")
-            if store.execute("SELECT text FROM made_of").fetchall() != [(made_of,)]:
-                store.execute("DROP TABLE IF EXISTS readings")
-                store.execute("DELETE FROM made_of")
-            columns = f"{', '.join(Reading._fields)}, PRIMARY KEY (clip_id)"
-            store.execute(f"CREATE TABLE IF NOT EXISTS readings ({columns}) WITHOUT ROWID")
-            store.execute("INSERT INTO made_of SELECT ? WHERE NOT EXISTS (SELECT * FROM made_of)", (made_of,))
-            yield store
-    except sqlite3.OperationalError as error:
-        raise OutputError(f"cannot write {file}: {error}; mend that, then run the same command again") from error
-    except sqlite3.DatabaseError as error:
-        raise DataError(f"{file}: is damaged ({error}); remove it and run the same command again") from error
+    return kept_rows(kept / f"{shard}of{shards}.sqlite", f"{RECIPE} {root.resolve()}", Reading._fields)
 
 
 def _stored(store: sqlite3.Connection, clip_id: str) -> Reading | None:

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from dvfl.config import DatasetDefinition
+from dvfl.config.datasets import SPLITS
 from dvfl.data.errors import DataError
 from dvfl.data.lists import match_clips, read_lists
 from dvfl.data.sources import fold_of
@@ -49,10 +50,12 @@ def make_split(index: pd.DataFrame, definition: DatasetDefinition, name: str) ->
     elif by_clip:
         held = _hold_out_clips(rows, definition.test_fraction, (*seed, "test"))
         subset = pd.Series(np.where(held, "test", "train"), index=rows.index)
-    else:
+    elif re.fullmatch(r"split\d+", name):
         _check_groups(rows, len(SUBSETS), index)
         held = _hold_out(rows, definition.test_fraction, "test", (*seed, "test"), left=2)
         subset = pd.Series(np.where(held, "test", "train"), index=rows.index)
+    else:
+        raise DataError(f"splits: there is no split {name!r}; there are {SPLITS}")
     rest = rows[subset == "train"]
     _check_groups(rest, 2, index)
     held = _hold_out(rest, definition.validation_fraction, "validation", (*seed, "validation"))

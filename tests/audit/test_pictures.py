@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dvfl.audit import pictures
 from dvfl.audit.pictures import FRAMES, distances, fingerprint, fingerprint_clips, nearest, stacked
 from dvfl.config import AuditConfig, DatasetDefinition
 from dvfl.data.index import build_index
@@ -74,3 +75,43 @@ def test_processes_leave_no_trace(clip, tmp_path):
     one, two = (fingerprint_clips(root, index, workers) for workers in (1, 2))
     assert len(one) == 39 and one["clip_id"].tolist() == two["clip_id"].tolist()
     assert np.array_equal(stacked(one), stacked(two))
+
+
+def test_what_was_hashed_before_a_kill_is_kept(clip, tmp_path, monkeypatch):
+    for name in ("run", "sit"):
+        for number in range(3):
+            clip(f"clips/{name}/{number}.avi", 10 * (name == "sit") + number, frames=8, height=48, width=64)
+    root, kept, hashed = tmp_path / "clips", tmp_path / "kept", []
+    index = build_index(root, DatasetDefinition(kind="folder", root=root), 1)
+
+    def killed_at_the_fourth(path, frames):
+        if len(hashed) == 3:
+            raise KeyboardInterrupt
+        hashed.append(path)
+        return fingerprint(path, frames)
+
+    monkeypatch.setattr(pictures, "fingerprint", killed_at_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        fingerprint_clips(root, index, 1, kept)
+    monkeypatch.setattr(pictures, "fingerprint", lambda path, frames: hashed.append(path) or fingerprint(path, frames))
+    found = fingerprint_clips(root, index, 1, kept)
+    assert sorted(hashed) == sorted(root / clip_id for clip_id in index["clip_id"])  # each once
+    assert np.array_equal(stacked(found), stacked(fingerprint_clips(root, index, 1)))
+    del hashed[:]
+    clip("clips/run/0.avi", 77, frames=8, height=48, width=64)  # other bytes, and they alone
+    index = build_index(root, DatasetDefinition(kind="folder", root=root), 1)
+    again = fingerprint_clips(root, index, 1, kept)
+    assert hashed == [root / "run/0.avi"] and not np.array_equal(stacked(again), stacked(found))
+    monkeypatch.setattr(pictures, "RECIPE", 2)
+    del hashed[:]
+    fingerprint_clips(root, index, 1, kept)
+    assert len(hashed) == 6
+
+
+def test_a_long_comparison_shows_how_far_it_is(monkeypatch, capsys):
+    many = np.random.default_rng(0).integers(1, 2**63, (20, FRAMES, 25)).astype(np.uint64)
+    nearest(many, many, np.arange(20), np.arange(20))
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(pictures, "SIDE", 7)
+    nearest(many, many, np.arange(20), np.arange(20))
+    assert "Comparing pictures: 9 of 9 done" in capsys.readouterr().err

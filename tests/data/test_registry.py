@@ -77,10 +77,64 @@ def test_lists_are_those_that_come_with_the_clips_unless_others_are_named(tmp_pa
         load_config(DEFAULT_CONFIG, values={"dataset_definitions": wrong})
 
 
+def test_home_is_where_a_shell_has_it(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    own = {
+        "mine": {"kind": "folder", "root": "~/clips", "lists": {"official": "~/lists", "released": "~/released"}},
+        "ucf101": {"archives": "~/archives", "source": {"folder": "~/ucf101"}},
+    }
+    known = load_config(DEFAULT_CONFIG, values={"dataset_definitions": own}).dataset_definitions
+    home, mine, ucf101 = Path("/home/me"), known["mine"], known["ucf101"]
+    assert (mine.root, mine.lists.official, mine.lists.released) == (home / "clips", home / "lists", home / "released")
+    assert (ucf101.archives, ucf101.source.folder) == (home / "archives", home / "ucf101")
+    assert ucf101.lists_folder("official") == home / "ucf101/lists"
+    values = {"dataset_definitions": {"mine": {"kind": "folder", "root": "~nobody-of-this-name/clips"}}}
+    with pytest.raises(ConfigError, match=r"dataset_definitions.mine.root: has no home .* write the whole path"):
+        load_config(DEFAULT_CONFIG, values=values)
+
+
 def test_all_folds_have_a_short_name():
     own = {"ucf50": {"splits": ["split1", "fold*of25", "fold2of5"]}}
     splits = load_config(DEFAULT_CONFIG, values={"dataset_definitions": own}).dataset_definitions["ucf50"].splits
     assert splits == ["split1", *(f"fold{number}of25" for number in range(1, 26)), "fold2of5"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["relased", "offical1", "Split1", "split", "split0", "clips", "../split1", "fold7of5", "foldxof5", "fold*of1"],
+)
+def test_a_misspelt_split_is_refused_before_any_job(name):
+    own = {"mine": {"kind": "folder", "root": "/x", "splits": ["split1", name]}}
+    with pytest.raises(ConfigError) as caught:
+        load_config(DEFAULT_CONFIG, values={"dataset_definitions": own})
+    assert str(caught.value) == (
+        "dataset_definitions.mine.splits.1: there is no such split; there are split<k>, released, fold<k>of<n> (k from "
+        f"1 to n, n at least 2), fold*of<n> and clips<k> (given: {name!r})"
+    )
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name", "said"),
+    [
+        ("ucf101", "split9", "'split9' is none of the owner's, which are split1, split2, split3"),
+        ("kinetics400", "split2", "'split2' is none of the owner's, which are split1"),
+        ("ssv2", "released", "'released' needs the released lists; give their folder under lists.released"),
+        ("motions", "split2", "'split2' is none of the rendered clips', which are split1 and clips<k>"),
+        ("motions", "fold1of3", "'fold1of3' is none of the rendered clips', which are split1 and clips<k>"),
+    ],
+)
+def test_a_split_that_the_lists_do_not_have_is_refused_before_any_job(dataset, name, said):
+    with pytest.raises(ConfigError, match=re.escape(f"dataset_definitions.{dataset}: splits: {said}")):
+        load_config(DEFAULT_CONFIG, values={"dataset_definitions": {dataset: {"splits": [name]}}})
+
+
+def test_splits_that_can_be_made_are_taken():
+    drawn = ["split1", "split9", "clips2", "fold1of2", "fold25of25"]
+    own = {"ucf50": {"splits": [*drawn, "released"]}, "mine": {"kind": "folder", "root": "/x", "splits": drawn}}
+    own["ucf101"] = {"lists": {"official": "/lists"}, "splits": ["split4"]}  # the user's lists: only they can tell
+    assert load_config(DEFAULT_CONFIG, values={"dataset_definitions": own}).dataset_definitions["ucf50"].splits[-1] == (
+        "released"
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +14,7 @@ from dvfl.data.index import COLUMNS, build_index, clips_root
 from dvfl.data.lists import read_lists
 from dvfl.data.sources import guess_pattern, source_of
 from dvfl.data.splits import check_split, few_clips, make_split, mismatches, published_list, read_split, write_split
+from tests.data.conftest import write_video
 
 
 def an_index(classes=4, groups=8, clips=3, shared=False):
@@ -49,7 +52,7 @@ def define(**changes):
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("groups", [3, 4, 8, [3, 9, 20, 5]])
-@pytest.mark.parametrize("name", ["split1", "other"])
+@pytest.mark.parametrize("name", ["split1", "split7"])
 def test_groups_stay_together_and_classes_are_everywhere(shared, groups, name):
     index = an_index(groups=groups, shared=shared)
     split = make_split(index, define(), name)
@@ -239,6 +242,12 @@ def test_a_list_of_another_length_than_the_owners_is_refused(listed):
         make_split(index, definition, "split1")
 
 
+@pytest.mark.parametrize("name", ["other", "relased", "offical1", "split", "fold1of", "fold*of3"])
+def test_a_name_that_is_no_splits_is_not_drawn(name):
+    with pytest.raises(DataError, match=rf"there is no split {re.escape(repr(name))}; there are split<k>, released"):
+        make_split(an_index(), define(), name)
+
+
 def test_folds_by_group_are_a_partition():
     index = an_index(groups=10)
     folds = [make_split(index, define(), f"fold{number}of4") for number in range(1, 5)]
@@ -271,14 +280,22 @@ OFFICIAL = {
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
-def test_official_splits_of_all_names(published_lists, name):
+def test_index_and_official_splits_of_all_names(published_lists, tmp_path, name):
+    """One tiny clip, linked under every name that the owner lists, is indexed and split as the registry says."""
     total, counts = OFFICIAL[name]
-    folder = published_lists / name
-    index, pattern = named_index(set().union(*(frame["clip"] for frame in read_lists(folder).values())))
-    assert len(index) == total
-    definition = define(group=pattern, lists={"official": folder, "mismatch": "error"})
+    folder, root = published_lists / name, tmp_path / "clips"
+    clip = write_video(tmp_path / "one.avi", 2, 16, 16)
+    for listed in set().union(*(frame["clip"] for frame in read_lists(folder).values())):
+        (root / listed).parent.mkdir(parents=True, exist_ok=True)
+        (root / listed).hardlink_to(clip)
+    own = {name: {"root": root, "lists": {"official": folder, "mismatch": "error"}}}
+    known = load_config(DEFAULT_CONFIG, values={"dataset_definitions": own}).dataset_definitions[name]
+    index = build_index(clips_root(known), known, workers=2)
+    assert index["status"].value_counts().to_dict() == {"ok": total}
+    assert index["class_name"].nunique() == known.source.expected.classes
+    assert known.splits == list(counts)
     for split_name, (train, test) in counts.items():
-        split = make_split(index, definition, split_name)
+        split = make_split(index, known, split_name)
         subsets = split["subset"].value_counts()
         assert (subsets["train"] + subsets["validation"], subsets["test"]) == (train, test)
         assert total - len(split) == {"ucf101": 0, "hmdb51": 1666}[name]

@@ -94,7 +94,7 @@ def test_what_is_not_there_yet_is_named(project):
     run = project.run(config, "teacher")
     with pytest.raises(WeightsError, match=r"teacher/seed0/weights\.safetensors: no such weights file"):
         job.test_run(config, run)
-    with pytest.raises(MissingInput, match=r"snakemake --cores 1 .*teacher/seed0/predictions\.parquet"):
+    with pytest.raises(MissingInput, match=r"dvfl results .*teacher/seed0/predictions\.parquet"):
         job.score_run(config, run)
 
 

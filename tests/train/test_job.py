@@ -247,7 +247,7 @@ def test_other_bytes_to_start_from_train_anew(project):
 
 def test_named_weights_are_those_that_were_fetched(project):
     values = {"student": {"start_from": "focalnet_tiny_srf"}}
-    with pytest.raises(MissingInput, match=r"snakemake --cores 1 resources/weights/focalnet_tiny_srf\.pth"):
+    with pytest.raises(MissingInput, match=r"dvfl results resources/weights/focalnet_tiny_srf\.pth"):
         project.train("student", values)
     file = project.root / "resources/weights/focalnet_tiny_srf.pth"
     image_weights(file, width=4)
@@ -269,14 +269,14 @@ def test_weights_of_another_architecture_stop_the_training(project):
 
 
 def test_missing_inputs_are_named_with_what_makes_them(empty_project, made_once):
-    with pytest.raises(MissingInput, match=r"snakemake --cores 1 results/data/colours/index\.parquet"):
+    with pytest.raises(MissingInput, match=r"dvfl results results/data/colours/index\.parquet"):
         empty_project.train("student")
     with pytest.raises(DataError, match=r"none\.safetensors: no such weights file"):
         empty_project.train("student", {"student": {"weights": "none.safetensors"}})
 
 
 def test_a_student_without_its_teacher_says_which_teacher(project):
-    with pytest.raises(MissingInput, match=r"snakemake --cores 1 results/runs/.*/teacher/seed0/weights\.safetensors"):
+    with pytest.raises(MissingInput, match=r"dvfl results results/runs/.*/teacher/seed0/weights\.safetensors"):
         project.train("distilled")
 
 

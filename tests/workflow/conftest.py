@@ -56,7 +56,14 @@ def small_config(root: Path) -> dict:
             },
         },
         "evaluate": {"resamples": 100},
-        "profile": {"paper_models": ["vfl_net"], "frames": 2, "img_size": 64, "repeats": 3, "repeats_small": 3},
+        "profile": {
+            "paper_models": ["vfl_net"],
+            "frames": 2,
+            "img_size": 64,
+            "repeats": 3,
+            "repeats_small": 3,
+            "benchmark": False,
+        },
     }
 
 

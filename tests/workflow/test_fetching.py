@@ -41,9 +41,21 @@ def test_the_jobs_of_the_papers_data_sets_are_a_fixed_number_and_need_no_network
     assert found["index_shard"] == 8 + 16
 
 
-def test_the_papers_weights_are_fetched_once_each_before_what_starts_from_them(tmp_path):
-    said = snakemake(tmp_path, "-n", "--cores", "2", "--configfile", str(PROJECT / "config/paper.yaml")).stdout
-    assert jobs(said)["fetch_weights"] == 3  # for the four sizes
+def test_the_papers_whole_dag_is_small_and_fetches_weights_once_each_before_what_starts_from_them(tmp_path):
+    log, begin = tmp_path / "said.txt", time.perf_counter()
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(PROJECT / "Snakefile"), "-n", "--cores", "2"]
+    command += ["--directory", str(tmp_path), "--configfile", str(PROJECT / "config/paper.yaml")]
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file)
+        _, process.returncode, used = os.wait4(process.pid, 0)  # the memory of this process alone
+    said, megabytes = log.read_text(), used.ru_maxrss / 1000
+    assert process.returncode == 0, said[-6000:]
+    found = jobs(said)
+    print(f"{found['total']} jobs, {time.perf_counter() - begin:.0f} s, {megabytes:.0f} MB")
+    assert found["total"] == 556 and megabytes < 1000
+    # Five arms and three seeds on nine splits: three of two data sets, one of each other.
+    assert (found["split"], found["audit"], found["test"]) == (9, 9, 5 * 3 * 9)
+    assert found["fetch_weights"] == 3  # for the four sizes
     starts = dict(re.findall(r"Training runs/ucf101/split1/as_described/(\w+)/seed0\n.*weights/(\w+)\.pth", said))
     assert starts == {
         "teacher": "focalnet_base_srf",

@@ -115,7 +115,7 @@ rule report:
     input:
         rules.tables.output.all,
         rules.figures.output.png,
-        rules.benchmark.output.table,
+        rules.benchmark.output.table if CONFIG.profile.benchmark else [],
     output:
         "results/report.html",
     log:
