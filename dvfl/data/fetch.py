@@ -185,7 +185,9 @@ def fetch(
                 pause = min(LONGEST_PAUSE, max(pause, settings.backoff * 2 ** max(0, fruitless - 1)))
                 url, reason = list(troubles.items())[-1]
                 count = f" ({fruitless} of {settings.retries})" if fruitless else ""
-                print(f"{redact(url)}: {redact(reason)}, again in {pause:g} s{count}", file=sys.stderr, flush=True)
+                # In one piece: several downloads say so at once.
+                sys.stderr.write(f"{redact(url)}: {redact(reason)}, again in {pause:g} s{count}\n")
+                sys.stderr.flush()
                 if stop.wait(pause):
                     raise _Stopped
         raise FetchError(_failure(wanted, given_up))
