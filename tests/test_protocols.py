@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from dvfl import plan, steps
+from dvfl import plan
 from dvfl.config import DEFAULT_CONFIG, ConfigError, check_config, flatten, load_config, merge, network_train
 from dvfl.config.protocols import effect_trials, findings, measured
-from dvfl.data.errors import DataError
 from dvfl.plan import Run
 from dvfl.report.protocol import as_markdown, departures
 
@@ -125,9 +124,8 @@ def test_the_paper_runs_as_released():
 
 def test_the_released_split_needs_its_lists_before_any_work():
     without = {"protocol": "as_released", "datasets": ["ucf101"], "dataset_definitions": {"ucf101": {"lists": None}}}
-    config = load_config(DEFAULT_CONFIG, values=without)
-    with pytest.raises(DataError, match=r"^dataset_definitions\.ucf101\.lists\.released: "):
-        steps.check_data(config)
+    with pytest.raises(ConfigError, match=r"dataset_definitions\.ucf101: splits: 'released' needs .* lists\.released"):
+        load_config(DEFAULT_CONFIG, values=without)
 
 
 # ------------------------------------------------------------------------------------------- what the single keys do

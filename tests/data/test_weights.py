@@ -68,7 +68,7 @@ def test_a_page_in_place_of_the_file_says_where_to_put_it(server):
 
 
 def test_weights_that_are_not_there_say_how_to_get_them(server, tmp_path):
-    with pytest.raises(MissingInput, match=f"snakemake --cores 1 {FILE}"):
+    with pytest.raises(MissingInput, match=f"dvfl results {FILE}"):
         weights_sha256(config(server), "focalnet_tiny_srf")
     with pytest.raises(DataError, match=r"mine\.pth: no such weights file; mend the path in the config"):
         weights_sha256(config(server), "mine.pth")
