@@ -41,7 +41,7 @@ def test_the_jobs_of_the_papers_data_sets_are_a_fixed_number_and_need_no_network
     assert found["index_shard"] == 8 + 16
 
 
-# Runs a command and tells its peak memory in kB. It is a small process: what starts another counts toward that one's peak.
+# Runs a command and tells its peak memory in kB, to which what starts it would count: so it is a small process.
 MEMORY = """
 import resource, subprocess, sys
 code = subprocess.call(sys.argv[1:])
