@@ -281,6 +281,11 @@ class DistillConfig(Section):
         description="random: the teacher's classifier is initialised again before it teaches, once a run, as the "
         "released main_KD.py does on every GPU (finding teacher_head_random).",
     )
+    teacher_gate: bool = Field(
+        True,
+        description="Refuse a teacher that is no better than guessing on the training clips. false is for trying out "
+        "whether everything runs, with networks that had no time to learn; a random head is never refused.",
+    )
     targets: Literal["auto", "stored", "online"] = Field(
         "auto",
         description="Where the teacher's logits come from. stored: from files, which one job writes for the very "
@@ -327,6 +332,11 @@ class DistillConfig(Section):
     def in_loop(self) -> bool:
         """Whether the teacher must look at every batch as it comes: asked for, or needed for its modulators."""
         return self.targets == "online" or bool(self.features.weight)
+
+    @property
+    def refuses_chance(self) -> bool:
+        """Whether a teacher at chance level stops the work."""
+        return self.teacher_gate and self.teacher_head == "trained"
 
 
 class ArmConfig(Section):

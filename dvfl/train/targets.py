@@ -103,9 +103,7 @@ class _Work:
         """The teacher's accuracy on the clips, from what is stored."""
         assert self.settings.distill is not None
         labels = torch.tensor(self.lessons.dataset.labels)
-        return check_teacher(
-            self.store.of_clips(), labels, self.weights, self.settings.distill.teacher_head == "trained"
-        )
+        return check_teacher(self.store.of_clips(), labels, self.weights, self.settings.distill.refuses_chance)
 
 
 def _opened(config: Config, run: Run, settings: RunSettings) -> _Work:

@@ -136,7 +136,7 @@ def distillation(
     """
     distill = settings.distill
     assert distill is not None
-    required = distill.teacher_head == "trained"
+    required = distill.refuses_chance
     labels = torch.tensor(dataset.labels)  # a copy: pandas gives an array that may not be written
     if store is not None and not processes.any(bool(store.missing())):
         accuracy = check_teacher(store.of_clips(), labels, str(store.folder), required)

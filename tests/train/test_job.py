@@ -366,6 +366,8 @@ def test_a_teacher_at_chance_stops_the_job_before_it_trains(taught):
         taught.train("distilled")
     assert not (RUN / "distilled/seed0").exists()
     assert checkpoints(taught) == []
+    about = read_json(taught.train("distilled", {"distill": {"teacher_gate": False}}) / "run.json")
+    assert about["teacher_top1_on_training_clips"] == pytest.approx(1 / 3)  # told all the same
 
 
 def test_a_teacher_of_other_classes_is_refused(taught):
