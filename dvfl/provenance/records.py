@@ -45,8 +45,9 @@ class Records:
 
     @cached_property
     def runs(self) -> dict[Path, Record]:
-        """By directory."""
+        """By directory. What jobs keep to go on with, or for each other, lies in `*.resume` and is no run."""
         files = [file for folder in FOLDERS for file in sorted((self.results / folder).rglob("run.json"))]
+        files = [file for file in files if not any(part.endswith(".resume") for part in file.parts)]
         return {file.parent: Record(file, read_json(file)) for file in files}
 
     @cached_property

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from dvfl.files import read_json, sha256
+from dvfl.provenance.records import Records
 
 TABLE = Path("results/tables/all.csv")
 RUNS = Path("results/runs/colours/split1/as_described")
@@ -110,3 +111,13 @@ def test_no_such_row_and_no_such_run_are_said(finished, command):
     code, _, err = command("trace", TABLE, "--row", row)
     assert code == 1 and f"row {row}: no run.json under results/runs or results/ablation" in err and gone in err
     assert "none.csv is missing" in command("trace", "none.csv", "--row", 1)[2]
+
+
+def test_what_jobs_keep_for_each_other_is_no_run(tmp_path):
+    """A copy with the run's own id, which a cluster's queued job may put back: traced and packed is the run itself."""
+    run = tmp_path / "runs/colours/split1/as_described/student/seed0"
+    for folder in (run, run.with_name("seed0.resume") / "key/finished"):
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps({"mlflow_run_id": "a"}))
+    records = Records(tmp_path)
+    assert list(records.runs) == [run] and records.by_id["a"].path.is_relative_to(run)
