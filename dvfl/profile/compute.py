@@ -13,6 +13,7 @@ GFLOPs are 2 x GMACs of the first group, and nothing else.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,9 +21,12 @@ from math import prod
 from typing import Any
 
 import torch
-from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
-from fvcore.nn.jit_handles import elementwise_flop_counter, get_shape
 from torch import Tensor, nn
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # of torch, about torch.jit.script in fvcore: no user's to mend
+    from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
+    from fvcore.nn.jit_handles import elementwise_flop_counter, get_shape
 
 # An operator of the traced graph: its inputs and outputs, to a number or to numbers by name.
 Handle = Callable[[list[Any], list[Any]], Any]
