@@ -11,7 +11,7 @@ from dvfl.cli.common import definition_of, run_argument, say, wait_option, with_
 
 if TYPE_CHECKING:
     from dvfl.config import Config
-    from dvfl.plan import Run
+    from dvfl.run import Run
 
 
 @click.command()
@@ -64,7 +64,7 @@ def tune(config: Config, dataset: str, study: str, worker: int, forget: bool, ou
 @click.argument("study")
 def choose(config: Config, dataset: str, study: str) -> None:
     """Write what a study chooses on the validation subset: choice.json; of one that searches, also trials.csv."""
-    from dvfl import plan
+    from dvfl import paths
     from dvfl.ablate.study import choose as choose_values
     from dvfl.ablate.tune import finish
     from dvfl.files import write_json
@@ -73,7 +73,7 @@ def choose(config: Config, dataset: str, study: str) -> None:
         choice = finish(config, dataset, study)
     else:
         choice = choose_values(config, dataset, study)
-        write_json(plan.study_directory(dataset, study) / "choice.json", choice)
+        write_json(paths.study_directory(dataset, study) / "choice.json", choice)
     for each in choice.get("best", [choice]):
         say(f"{dataset} {study}: chose {each['trial']}, validation top-1 {each['value']:.1%}")
 

@@ -80,12 +80,12 @@ def fetch_weights(config: Config, name: str) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="With --shard: file to write when it is read.")
 def index(config: Config, dataset: str, shard: int | None, workers: int, out: Path | None) -> None:
     """Open and measure every clip of a data set: index.parquet. Clips that are unchanged are not opened again."""
-    from dvfl import plan
+    from dvfl import paths
     from dvfl.data.index import build_index, clips_root, index_shard, write_index
     from dvfl.files import write_json
 
     definition = definition_of(config, dataset)
-    root, kept = clips_root(definition), plan.readings_path(dataset)
+    root, kept = clips_root(definition), paths.readings_path(dataset)
     if shard is not None:
         count = index_shard(root, definition, shard, workers, kept)
         say(f"{dataset}, shard {shard} of {definition.index_shards}: {count} clips read")
@@ -93,7 +93,7 @@ def index(config: Config, dataset: str, shard: int | None, workers: int, out: Pa
             write_json(out, {"dataset": dataset, "shard": shard, "shards": definition.index_shards})
         return
     frame = build_index(root, definition, workers, kept)
-    write_index(frame, plan.index_path(dataset))
+    write_index(frame, paths.index_path(dataset))
     counts = frame["status"].value_counts()
     say(f"{dataset}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
     for clip in frame[frame["status"] != "ok"].head(10).itertuples():
@@ -106,26 +106,26 @@ def index(config: Config, dataset: str, shard: int | None, workers: int, out: Pa
 @click.argument("name")
 def split(config: Config, dataset: str, name: str) -> None:
     """Draw or read a split of a data set: which clips train, validate, test."""
-    from dvfl import plan
+    from dvfl import paths
     from dvfl.data.index import read_index
     from dvfl.data.splits import make_split, mismatches, published_list, write_split
     from dvfl.files import required
     from dvfl.steps import lacking_labels
 
     definition = definition_of(config, dataset)
-    clips = read_index(required(plan.index_path(dataset)))
+    clips = read_index(required(paths.index_path(dataset)))
     listed = published_list(definition, name)
     if listed is not None:  # before the split, since they may be why it cannot be made
         differing = mismatches(clips, listed)
-        write_split(differing, plan.mismatch_path(dataset, name))
+        write_split(differing, paths.mismatch_path(dataset, name))
         if listed["mislabelled"].any():
             count = listed["mislabelled"].sum()
             say(f"  {count} clips have another number in the list than their class; their folder's class is used")
         for problem, count in differing["problem"].value_counts().items():
-            say(f"  {count} clips {problem}: named in {plan.mismatch_path(dataset, name)}")
+            say(f"  {count} clips {problem}: named in {paths.mismatch_path(dataset, name)}")
     frame = make_split(clips, definition, name)
     say(f"{dataset} {name}: " + ", ".join(f"{n} {subset}" for subset, n in frame["subset"].value_counts().items()))
-    write_split(frame, plan.split_path(dataset, name))
+    write_split(frame, paths.split_path(dataset, name))
     for line in lacking_labels(config, dataset, name, clips, frame):
         say(f"  will fail in training: {line}")
 
@@ -141,21 +141,22 @@ def frames(config: Config, dataset: str | None, store: str | None, shard: int | 
 
     Says first what it will cost on disk and gain in clips/s, and does not start if the disk cannot hold it.
     """
-    from dvfl import plan
+    from dvfl import paths, plan
     from dvfl.data.frame_packing import write_store
     from dvfl.data.index import clips_root, read_index
     from dvfl.files import required, write_json
+    from dvfl.stores import frame_stores
 
     for each in plan.used_datasets(config) if dataset is None else [dataset]:
-        definition, stores = definition_of(config, each), plan.frame_stores(config, each)
+        definition, stores = definition_of(config, each), frame_stores(config, each)
         if store is not None and store not in stores:
             known = ", ".join(stores) or "none: input.frame_store is null"
             raise click.BadParameter(f"no run on {each} reads the store {store!r}; there are: {known}")
         if not stores:
             say(f"{each}: nothing to store, input.frame_store is null")
         for name in stores if store is None else [store]:
-            index = read_index(required(plan.index_path(each)))
-            written = plan.frames_written(each, stores[name])
+            index = read_index(required(paths.index_path(each)))
+            written = paths.frames_written(each, stores[name])
             for number in range(len(written)) if shard is None else [shard]:
                 if number >= len(written):
                     raise click.BadParameter(f"{name} is written in {len(written)} shards, from 0; not {number}")

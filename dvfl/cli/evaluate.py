@@ -11,7 +11,7 @@ from dvfl.cli.common import run_argument, say, with_config
 
 if TYPE_CHECKING:
     from dvfl.config import Config
-    from dvfl.plan import Run
+    from dvfl.run import Run
 
 
 @click.command()

@@ -49,7 +49,7 @@ def targets(config: Config, what: str, count: int | None, wait: bool) -> None:
     Of RUN, a distilled run, and of all that have its teacher and inputs; or of a STORE that runs of the config read,
     such as results/targets/motions/0123456789abcdef. Says first what they take and from how many runs on they pay.
     """
-    from dvfl.plan import parse_targets
+    from dvfl.stores import parse_targets
     from dvfl.train.targets import verify_targets, write_targets
 
     run = parse_targets(config, what)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from dvfl import plan
+from dvfl import paths, plan
 from dvfl.config import Config, EvaluateConfig, InputConfig
 from dvfl.data.reader import probe
 from dvfl.errors import UserError
 from dvfl.evaluate.score import score_predictions
 from dvfl.files import atomic, read_json, required, sha256, write_json
-from dvfl.plan import Run
+from dvfl.run import Run
 
 if TYPE_CHECKING:
     from dvfl.train.distributed import Processes
@@ -66,8 +66,8 @@ def compute_scores(config: Config, run: Run) -> dict[str, Any]:
     from dvfl.data.index import read_index
     from dvfl.data.splits import read_split
 
-    index = read_index(required(plan.index_path(run.dataset)))
-    split = read_split(required(plan.split_path(run.dataset, run.split)))
+    index = read_index(required(paths.index_path(run.dataset)))
+    split = read_split(required(paths.split_path(run.dataset, run.split)))
     subset = plan.run_settings(config, run).evaluated_on
     evaluate = plan.evaluation(config, run)
     predictions = required(run.directory / "predictions.parquet")

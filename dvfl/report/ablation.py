@@ -8,9 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from dvfl.ablate.trials import study_trials, trial_keys
 from dvfl.config import Config, without_unread
 from dvfl.evaluate.statistics import holm
-from dvfl.plan import Run, study_trials, trial_keys, trial_runs
+from dvfl.plan import trial_runs
 from dvfl.report.accuracy import Row, difference_rows, pair_model, views
 from dvfl.report.contrasts import contrasts, teachers_of
 from dvfl.report.inputs import model_of
@@ -18,6 +19,7 @@ from dvfl.report.measures import contrast, covers, metric_intervals
 from dvfl.report.results import read_choice, read_record, run_ids
 from dvfl.report.rows import setting, table_frame
 from dvfl.report.searches import search_rows
+from dvfl.run import Run
 
 NOISE = 0.05  # a Holm-adjusted p value below this is more than noise between seeds and groups
 

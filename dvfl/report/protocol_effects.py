@@ -11,7 +11,7 @@ import pandas as pd
 
 from dvfl.config import Config
 from dvfl.config.protocols import Finding, measured
-from dvfl.plan import Run, evaluation
+from dvfl.plan import evaluation
 from dvfl.report.ablation import Trials, runs_by_trial
 from dvfl.report.accuracy import Row, difference_rows
 from dvfl.report.contrasts import teachers_of
@@ -19,6 +19,7 @@ from dvfl.report.inputs import differences_study, model_of
 from dvfl.report.measures import covers, difference, metric_intervals
 from dvfl.report.results import run_ids
 from dvfl.report.rows import select, setting, setting_parts, table_frame
+from dvfl.run import Run
 
 ALPHA = 0.05
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pandas as pd
 
 from dvfl.config import Config
-from dvfl.plan import Run, run_config
+from dvfl.plan import run_config
 from dvfl.report import inputs
 from dvfl.report.inputs import model_of
 from dvfl.report.results import require
+from dvfl.run import Run
 
 # What every published number was measured on, by the papers' text.
 FRAMES, IMG_SIZE = 8, 224

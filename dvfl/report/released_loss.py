@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from dvfl.config import Config
-from dvfl.plan import released_loss_path
+from dvfl.paths import released_loss_path
 from dvfl.report.results import require
 from dvfl.report.rows import setting, table_frame
 

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from dvfl.errors import UserError
-from dvfl.plan import Run, index_path, profile_path, split_path, study_directory
+from dvfl.paths import index_path, profile_path, split_path, study_directory
+from dvfl.run import Run
 
 
 class ReportError(UserError):

@@ -10,7 +10,7 @@ import pandas as pd
 
 from dvfl.config import Config
 from dvfl.evaluate.statistics import Interval
-from dvfl.plan import trials_path
+from dvfl.paths import trials_path
 from dvfl.report.accuracy import Row, views
 from dvfl.report.inputs import model_of
 from dvfl.report.results import read_json, require

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from dvfl import plan
+from dvfl import paths, plan
 from dvfl.config import Config, ConfigError, TrainConfig, digest, flatten
 from dvfl.data.clips import ClipDataset
 from dvfl.data.frame_store import FrameStore
@@ -29,9 +29,9 @@ from dvfl.files import atomic, read_json, required, sha256, write_json
 from dvfl.models.plugins import import_plugin, plugin_file
 from dvfl.models.pretrained import LoadReport, load_pretrained
 from dvfl.models.weights import NetworkDescription, load_into, read_description, save_weights
-from dvfl.plan import Run, RunSettings
 from dvfl.progress import Progress
 from dvfl.randomness import torch_seeded
+from dvfl.run import Run, RunSettings
 from dvfl.track import Tracker, outbox_directory
 from dvfl.train.checkpoint import Checkpoint
 from dvfl.train.distributed import Processes, run_on_processes
@@ -59,8 +59,8 @@ class RunData:
 
 
 def load_run_data(config: Config, run: Run) -> RunData:
-    index = read_index(required(plan.index_path(run.dataset)))
-    split = read_split(required(plan.split_path(run.dataset, run.split)))
+    index = read_index(required(paths.index_path(run.dataset)))
+    split = read_split(required(paths.split_path(run.dataset, run.split)))
     classes = index.drop_duplicates("label").sort_values("label")["class_name"].tolist()
     return RunData(index, split, clips_root(config.dataset_definitions[run.dataset]), classes)
 
@@ -87,7 +87,7 @@ def _train_run(
     settings, chosen = with_choices(config, run)
     inputs = input_hashes(config, run)
     key = key_of(settings, inputs)
-    checkpoint = Checkpoint(plan.resume_directory(run, key))
+    checkpoint = Checkpoint(paths.resume_directory(run, key))
     if resume is not None:
         check_resumable(resume, run, key, settings, inputs)
     rule = "trial" if run.study else "distil" if settings.distill else "train"
@@ -158,8 +158,8 @@ def input_hashes(config: Config, run: Run) -> dict[str, str | None]:
     given = {key: value for key in ("weights", "start_from") if (value := getattr(network, key))}
     hashes = {key: weights_sha256(config, value) for key, value in given.items()}
     return {
-        "index": sha256(required(plan.index_path(run.dataset))),
-        "split": sha256(required(plan.split_path(run.dataset, run.split))),
+        "index": sha256(required(paths.index_path(run.dataset))),
+        "split": sha256(required(paths.split_path(run.dataset, run.split))),
         "teacher_weights": sha256(required(teacher.directory / "weights.safetensors")) if teacher else None,
         "weights": None,
         **hashes,
@@ -178,7 +178,7 @@ def clip_dataset(
 ) -> ClipDataset:
     """Clips of some subsets, shown as the run's settings say."""
     input = settings.input
-    directory = plan.frames_directory(settings.dataset, input)
+    directory = paths.frames_directory(settings.dataset, input)
     store = None
     if directory is not None and input.frame_store is not None:
         store = FrameStore(directory, data.index, input.stored_short_side, input.frame_store.quality)
@@ -300,7 +300,7 @@ def _load_given(config: Config, settings: RunSettings, model: nn.Module, classes
     named = config.weights_definitions.get(given)
     report = load_pretrained(
         model,
-        plan.weights_path(config, given),
+        paths.weights_path(config, given),
         classes=classes,
         layout=named and named.layout,
         complete=weights is not None,
@@ -345,7 +345,7 @@ def _learned(
 ) -> dict[str, str] | None:
     """The clips that the run's weights will have learned. Refuses weights, given or the teacher's, that leak others."""
     network = settings.network
-    given, start = (name and plan.weights_path(config, name) for name in (network.weights, network.start_from))
+    given, start = (name and paths.weights_path(config, name) for name in (network.weights, network.start_from))
     taught_by = teacher.directory / "weights.safetensors" if teacher and not given else None
     described = {path: _said_of(path) for path in (given, start, taught_by) if path}
     for path, description in described.items():

@@ -11,10 +11,11 @@ import yaml
 from dvfl import plan
 from dvfl.ablate.job import run_trial
 from dvfl.ablate.study import choose, record_trial, recorded_trials
+from dvfl.ablate.trials import study_trials
 from dvfl.config import PROJECT, ConfigError, check_config, merge
 from dvfl.config.divergences import DivergenceName
 from dvfl.files import MissingInput, read_json, write_json
-from dvfl.plan import Run
+from dvfl.run import Run
 
 RAW: dict[str, Any] = {
     "datasets": ["mine"],
@@ -73,7 +74,7 @@ def test_a_trial_done_again_replaces_its_earlier_outcome_alone():
     curves = {t.user_attrs["trial"]: t.intermediate_values for t in recorded_trials(CONFIG, "mine", "sweep")}
     assert curves == {one.trial: {1: 0.3}, other.trial: {1: 0.2}}
     kept = next(t for t in recorded_trials(CONFIG, "mine", "sweep") if t.user_attrs["trial"] == other.trial)
-    assert kept.params == plan.study_trials(CONFIG.ablation.studies["sweep"])[other.trial]
+    assert kept.params == study_trials(CONFIG.ablation.studies["sweep"])[other.trial]
 
 
 def test_the_best_trial_is_the_one_with_the_highest_value():

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dvfl import plan
+from dvfl import paths, plan
 from dvfl.config import ConfigError
 from dvfl.config.protocols import measured
 from dvfl.evaluate.statistics import holm
@@ -42,7 +42,7 @@ def config():
 def trials(config, tree, monkeypatch):
     """Predictions of every trial: half right, but for the two that SKILL names."""
     tree(config, classes=4, groups=60)
-    index = pd.read_parquet(plan.index_path("motions"))
+    index = pd.read_parquet(paths.index_path("motions"))
     index = index[index["status"] == "ok"]
     for run in plan.trial_runs(config, "motions", "protocol_effects"):
         rng = np.random.default_rng(hash_of(f"{run.seed}"))

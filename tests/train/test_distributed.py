@@ -24,7 +24,7 @@ from dvfl.distill.task import DistillationTask, SupervisedTask, frozen
 from dvfl.errors import Stopped
 from dvfl.evaluate import job as evaluation
 from dvfl.files import read_json, sha256
-from dvfl.plan import split_path
+from dvfl.paths import split_path
 from dvfl.train.checkpoint import Checkpoint
 from dvfl.train.distributed import ALONE, ProcessEnded, Processes, run_on_processes
 from dvfl.train.lease import LeaseTaken
