@@ -10,10 +10,11 @@ import pandas as pd
 
 from dvfl.config import Config
 from dvfl.evaluate.statistics import Interval
+from dvfl.files import required
 from dvfl.paths import trials_path
 from dvfl.report.accuracy import Row, views
 from dvfl.report.inputs import model_of
-from dvfl.report.results import read_json, require
+from dvfl.report.results import read_json
 from dvfl.report.rows import plain, setting
 
 UNITS = {"latency_ms": "ms", "gmacs": "GMACs"}
@@ -60,7 +61,7 @@ def search_rows(config: Config, dataset: str, study: str) -> Iterator[Row]:
 
 def read_trials(dataset: str, study: str) -> pd.DataFrame:
     """trials.csv: one row a trial."""
-    return pd.read_csv(require(trials_path(dataset, study)))
+    return pd.read_csv(required(trials_path(dataset, study)))
 
 
 def _interval(run: str) -> Interval:
