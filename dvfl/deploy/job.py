@@ -27,7 +27,7 @@ from dvfl.models.weights import load_network
 from dvfl.profile import package_versions
 from dvfl.randomness import generator
 from dvfl.run import Run, RunSettings
-from dvfl.train.job import RunData, clip_dataset, load_run_data, with_choices
+from dvfl.train.inputs import RunData, clip_dataset, load_run_data, with_choices
 
 ORIGINAL = "pytorch"
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino")

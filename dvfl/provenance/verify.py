@@ -132,7 +132,7 @@ def _runs(config: Config, records: Records) -> Iterator[Check]:
 
 
 def _settings(config: Config, run: Run, record: Record) -> Check:
-    from dvfl.train.job import with_choices
+    from dvfl.train.inputs import with_choices
     from dvfl.train.resume import changes
 
     about = record.about

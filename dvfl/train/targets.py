@@ -22,7 +22,7 @@ from dvfl.progress import Progress, track
 from dvfl.randomness import generator
 from dvfl.run import Run, RunSettings
 from dvfl.train.distributed import ALONE, Processes, run_on_processes
-from dvfl.train.job import clip_dataset, import_plugins, input_hashes, labelled_clips, load_run_data, with_choices
+from dvfl.train.inputs import clip_dataset, import_plugins, input_hashes, labelled_clips, load_run_data, with_choices
 from dvfl.train.lease import lease
 from dvfl.train.loop import resolve
 from dvfl.train.provenance import code_version, package_versions

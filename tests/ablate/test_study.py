@@ -16,13 +16,10 @@ from dvfl.config import PROJECT, ConfigError, check_config, merge
 from dvfl.config.divergences import DivergenceName
 from dvfl.files import MissingInput, read_json, write_json
 from dvfl.run import Run
+from tests.ablate.mine import MINE
 
 RAW: dict[str, Any] = {
-    "datasets": ["mine"],
-    "dataset_definitions": {"mine": {"kind": "folder", "root": "/clips"}},
-    "teacher": {"model": "video_focalnet_small"},
-    "student": {"model": "video_focalnet_tiny"},
-    "arms": {"teacher": {"network": "teacher"}, "distilled": {"network": "student", "distil_from": "teacher"}},
+    **MINE,
     "ablation": {
         "studies": {
             "sweep": {

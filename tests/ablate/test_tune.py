@@ -26,15 +26,12 @@ from dvfl.files import read_json
 from dvfl.run import Run
 from dvfl.train.loop import Diverged
 from tests.ablate import postgres
+from tests.ablate.mine import MINE
 
 FORK = multiprocessing.get_context("fork")
 EPOCHS = 4
 RAW: dict[str, Any] = {
-    "datasets": ["mine"],
-    "dataset_definitions": {"mine": {"kind": "folder", "root": "/clips"}},
-    "teacher": {"model": "video_focalnet_small"},
-    "student": {"model": "video_focalnet_tiny"},
-    "arms": {"teacher": {"network": "teacher"}, "distilled": {"network": "student", "distil_from": "teacher"}},
+    **MINE,
     "ablation": {
         "heartbeat": 3,
         "tune": {

@@ -29,33 +29,10 @@ from dvfl.train.checkpoint import Checkpoint
 from dvfl.train.distributed import ALONE, ProcessEnded, Processes, run_on_processes
 from dvfl.train.lease import LeaseTaken
 from dvfl.train.loop import fit, micro_batches_of, resolve
+from tests.train.views import CLASSES, Views
 
 ROOT = Path(__file__).parents[2]
-CLASSES = 3
 RUN = Path("results/runs/colours/split1/as_described")
-
-
-class Views:
-    """Stands for a ClipDataset: clip i of class i mod 3 is bright in channel i mod 3."""
-
-    def __init__(self, count: int):
-        self.labels = np.arange(count) % CLASSES
-        noise = torch.Generator().manual_seed(0)
-        self.views = torch.randint(0, 120, (count, 2, 3, 8, 8), generator=noise, dtype=torch.uint8)
-        for i, label in enumerate(self.labels):
-            self.views[i, :, label] += 100
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def training_view(self, i: int, epoch: int) -> torch.Tensor:
-        return self.views[i].roll(epoch, -1)
-
-    def is_kept(self, i: int, epoch: int) -> bool:
-        return False
-
-    def keep(self, i: int, epoch: int, view: torch.Tensor) -> None:
-        pass
 
 
 def network(dropout: float = 0.2, seed: int = 0, batch_norm: bool = False) -> nn.Module:

@@ -28,6 +28,7 @@ from dvfl.models import create_model
 from dvfl.models.weights import NetworkDescription, WeightsError, load_network, save_weights
 from dvfl.train import job, teacher
 from dvfl.train.checkpoint import Checkpoint
+from dvfl.train.inputs import input_hashes
 from dvfl.train.lease import LeaseTaken, lease
 
 RUN = Path("results/runs/colours/split1/as_described")
@@ -242,7 +243,7 @@ def test_other_bytes_to_start_from_train_anew(project):
     image_weights(path, width=4, seed=6)
     assert outcome(project.train("student", values))[0] != one[0]
     config = project.config()
-    assert "start_from" not in job.input_hashes(config, project.run(config))
+    assert "start_from" not in input_hashes(config, project.run(config))
 
 
 def test_named_weights_are_those_that_were_fetched(project):
