@@ -1,7 +1,7 @@
-"""DVFL-Net from clips to tables. Every rule's work is one `dvfl` command; what there is to run is in dvfl/plan.py."""
+"""DVFL-Net from clips to tables. Every rule's work is one `dvfl` command; which runs there are is in dvfl/plan.py."""
 
-from dvfl import plan, steps
-from dvfl.launch import check_partitions, config_for_jobs, resources_of, restrict_to_machine
+from dvfl import paths, plan, steps, stores
+from dvfl.launch import any_of, check_partitions, config_for_jobs, resources_of, restrict_to_machine
 
 
 configfile: f"{workflow.basedir}/config/config.yaml"

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import psutil
 import yaml
 from filelock import FileLock, Timeout
 
-from dvfl import plan, steps
+from dvfl import paths, steps
 from dvfl.config import PROJECT, Config, check_config, digest
 from dvfl.config.loading import read_yaml
 from dvfl.errors import UserError
@@ -53,7 +53,7 @@ def config_for_jobs(raw: Mapping[str, Any], workflow: Any) -> Config:
     with own_lines():
         config = check_config(raw)
         steps.check_before_work(config)
-    file = plan.RESULTS / f".config/{digest(raw)}.yaml"
+    file = paths.RESULTS / f".config/{digest(raw)}.yaml"
     if not file.exists():
         with atomic(file) as partial:
             partial.write_text(yaml.safe_dump(dict(raw), sort_keys=False))
@@ -176,3 +176,8 @@ def _names(partition: Any) -> list[str]:
     """Partitions that a profile's value names, by comma; none where it names none, or is an expression."""
     text = str(getattr(partition, "raw", None) or "").strip("'\"")
     return text.split(",") if re.fullmatch(r"[\w.,-]+", text) else []
+
+
+def any_of(names: Iterable[str]) -> str:
+    """Regular expression for a wildcard that is one of these names and no other."""
+    return "|".join(re.escape(name) for name in names) or r"(?!)"

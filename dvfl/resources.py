@@ -19,7 +19,7 @@ import psutil
 
 from dvfl import plan
 from dvfl.config import Config, DatasetDefinition
-from dvfl.plan import Run
+from dvfl.run import Run
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dvfl import plan
+from dvfl import paths, plan
 from dvfl.config import Config, DatasetDefinition, digest
 from dvfl.data.errors import DataError
 from dvfl.models.plugins import plugin_file
-from dvfl.plan import Run
+from dvfl.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,7 +136,7 @@ def index_inputs(config: Config, dataset: str) -> list[str]:
     definition = definition_of(config, dataset)
     shards = range(definition.index_shards if definition.index_shards > 1 else 0)
     lists = split_inputs(config, dataset, "split1") if definition.kind == "folder" else []
-    return fetched(config, dataset) + [str(plan.indexed_path(dataset, shard)) for shard in shards] + lists
+    return fetched(config, dataset) + [str(paths.indexed_path(dataset, shard)) for shard in shards] + lists
 
 
 def split_inputs(config: Config, dataset: str, split: str) -> list[str]:
@@ -232,8 +232,8 @@ def listing(definition: DatasetDefinition) -> str:
 def training(config: Config, run: Run) -> dict[str, Any]:
     """Files that a training reads, by name."""
     files: dict[str, Any] = {
-        "index": plan.index_path(run.dataset),
-        "split": plan.split_path(run.dataset, run.split),
+        "index": paths.index_path(run.dataset),
+        "split": paths.split_path(run.dataset, run.split),
     }
     teacher, choices = plan.teacher_of(config, run), plan.choices_of(config, run)
     network = plan.run_settings(config, run).network
@@ -248,7 +248,7 @@ def training(config: Config, run: Run) -> dict[str, Any]:
         files["choices"] = choices
     for key in ("weights", "start_from"):
         if (given := getattr(network, key)) is not None:
-            files[key] = plan.weights_path(config, given)
+            files[key] = paths.weights_path(config, given)
     files |= _plugin(network.model)
     return files
 
@@ -287,7 +287,7 @@ test_settings.__test__ = False  # a function of the library that pytest would ta
 
 def frames(config: Config, run: Run) -> list[Path]:
     """What says that the frames of a run's clips are stored; nothing where it decodes them as needed."""
-    return plan.frames_written(run.dataset, plan.run_settings(config, run).input)
+    return paths.frames_written(run.dataset, plan.run_settings(config, run).input)
 
 
 def scores(config: Config, dataset: str, study: str) -> list[Path]:
@@ -306,7 +306,7 @@ def tuning(config: Config, dataset: str, study: str) -> list[Path]:
 
 def workers(config: Config, dataset: str, study: str) -> list[Path]:
     """What says that each worker of a search is done."""
-    return [plan.worker_path(dataset, study, worker) for worker in range(config.ablation.tune[study].workers)]
+    return [paths.worker_path(dataset, study, worker) for worker in range(config.ablation.tune[study].workers)]
 
 
 def tune_settings(config: Config, dataset: str, study: str) -> str:
@@ -326,7 +326,7 @@ def tune_figures(config: Config) -> list[str]:
         left_out = "pareto" if len(config.ablation.tune[study].objectives) == 1 else "intermediate"
         shown = [picture for picture in PICTURES if picture != left_out]
         figures += [f"{dataset}.{study}.{picture}" for dataset in config.datasets for picture in shown]
-    return [f"{plan.RESULTS}/figures/tune/{figure}.png" for figure in figures]
+    return [f"{paths.RESULTS}/figures/tune/{figure}.png" for figure in figures]
 
 
 def profiled_runs(config: Config) -> dict[str, Run]:
@@ -347,7 +347,7 @@ def profiled_models(config: Config) -> list[str]:
 def profile_inputs(config: Config, model: str) -> list[Path]:
     """The index says how many classes a model of the run's own has; a paper size needs none."""
     run = profiled_runs(config).get(model)
-    index = [] if run is None else [plan.index_path(run.dataset)]
+    index = [] if run is None else [paths.index_path(run.dataset)]
     return [*index, *_plugin(model).values()]
 
 
@@ -366,8 +366,8 @@ def profile_settings(config: Config, model: str) -> str:
 
 def audit_inputs(config: Config, dataset: str, split: str) -> list[Path]:
     """Files that a split is audited from, beside the published lists."""
-    hashes = [plan.fingerprints_path(dataset)] if plan.compares_pictures(config, dataset) else []
-    return [plan.index_path(dataset), plan.split_path(dataset, split), *hashes]
+    hashes = [paths.fingerprints_path(dataset)] if plan.compares_pictures(config, dataset) else []
+    return [paths.index_path(dataset), paths.split_path(dataset, split), *hashes]
 
 
 def audit_settings(config: Config, dataset: str) -> str:
@@ -408,7 +408,7 @@ def protocol_effects_inputs(config: Config) -> list[Path]:
 def tables_made(config: Config) -> list[str]:
     """Tables made on demand that are there, and so part of all.csv from now on."""
     measured = any(study.differences for study in config.ablation.studies.values())
-    table = plan.RESULTS / "tables/protocol_effects.csv"
+    table = paths.RESULTS / "tables/protocol_effects.csv"
     return [str(table)] if measured and table.exists() else []
 
 

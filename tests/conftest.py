@@ -89,7 +89,7 @@ class Project:
         return check_config(merge(self.settings, values or {}))
 
     def run(self, config, arm: str = "student", seed: int = 0, **others: Any):
-        from dvfl.plan import Run
+        from dvfl.run import Run
 
         return Run(DATASET, "split1", config.protocol, arm, seed, **others)
 
@@ -209,14 +209,14 @@ def made_once(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 
 
 def make_data(project: Project, values: Mapping[str, Any] | None = None) -> None:
-    from dvfl import plan
+    from dvfl import paths
     from dvfl.data.index import build_index, write_index
     from dvfl.data.splits import make_split, write_split
 
     definition = project.config(values).dataset_definitions[DATASET]
     index = build_index(definition.root, definition, workers=1)
-    write_index(index, plan.index_path(DATASET))
-    write_split(make_split(index, definition, "split1"), plan.split_path(DATASET, "split1"))
+    write_index(index, paths.index_path(DATASET))
+    write_split(make_split(index, definition, "split1"), paths.split_path(DATASET, "split1"))
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from dvfl import plan
+from dvfl import paths, plan, stores
+from dvfl.ablate.trials import study_trials
 from dvfl.config import Config, ConfigError, StudyConfig, check_config, merge
-from dvfl.plan import Run
+from dvfl.run import Run
 
 RAW: dict[str, Any] = {
     "datasets": ["mine"],
@@ -67,9 +68,9 @@ def test_directories_are_those_that_users_were_promised():
     )
     selection = Run("mine", "split1", "as_described", "teacher", 5, "selection")
     assert str(selection) == "results/ablation/mine/selection/teacher/seed5"
-    assert plan.index_path("mine").as_posix() == "results/data/mine/index.parquet"
-    assert plan.split_path("mine", "split2").as_posix() == "results/data/mine/splits/split2.csv"
-    assert plan.profile_path("vfl_net").as_posix() == "results/profile/vfl_net.json"
+    assert paths.index_path("mine").as_posix() == "results/data/mine/index.parquet"
+    assert paths.split_path("mine", "split2").as_posix() == "results/data/mine/splits/split2.csv"
+    assert paths.profile_path("vfl_net").as_posix() == "results/profile/vfl_net.json"
 
 
 def test_names_in_mlflow_are_those_that_users_were_promised():
@@ -80,7 +81,7 @@ def test_names_in_mlflow_are_those_that_users_were_promised():
 
 def test_resume_state_lies_beside_the_outputs_and_is_keyed(config):
     run = FINAL["student"]
-    one, other = plan.resume_directory(run, "a"), plan.resume_directory(run, "b")
+    one, other = paths.resume_directory(run, "a"), paths.resume_directory(run, "b")
     assert one != other
     assert run.directory not in one.parents
     assert one.parents[1] == run.directory.parent
@@ -109,7 +110,7 @@ def test_every_teacher_is_among_all_runs(config):
 
 
 def test_trials_are_named_by_what_they_set_and_alpha_0_is_one_trial(config):
-    trials = plan.study_trials(config.ablation.studies["sweep"])
+    trials = study_trials(config.ablation.studies["sweep"])
     assert trials == {
         "alpha=0": {"distill.alpha": 0.0},
         "alpha=0.2,temperature=1": {"distill.alpha": 0.2, "distill.temperature": 1},
@@ -125,34 +126,34 @@ def study(*points: dict[str, Any]):
 
 
 def test_points_that_differ_get_names_that_differ():
-    trials = plan.study_trials(study({"teacher.train.lr": 0.1}, {"student.train.lr": 0.1}, {"train.lr": 0.1}))
+    trials = study_trials(study({"teacher.train.lr": 0.1}, {"student.train.lr": 0.1}, {"train.lr": 0.1}))
     assert len(trials) == 3
     assert [*trials.values()] == [{"teacher.train.lr": 0.1}, {"student.train.lr": 0.1}, {"train.lr": 0.1}]
 
 
 def test_points_that_cannot_be_told_apart_by_name_are_refused():
     with pytest.raises(ConfigError, match="two points named"):
-        plan.study_trials(study(*({"student.weights": weights} for weights in ("a/b.pth", "a b.pth", "a,b.pth"))))
+        study_trials(study(*({"student.weights": weights} for weights in ("a/b.pth", "a b.pth", "a,b.pth"))))
 
 
 def test_numbers_that_are_close_are_told_apart():
-    trials = plan.study_trials(study({"train.lr": 0.100000001}, {"train.lr": 0.100000002}, {"train.lr": 0.1}))
+    trials = study_trials(study({"train.lr": 0.100000001}, {"train.lr": 0.100000002}, {"train.lr": 0.1}))
     assert list(trials) == ["lr=0.100000001", "lr=0.100000002", "lr=0.1"]
 
 
 def test_a_name_is_no_longer_than_a_files_may_be():
     keys = {f"student.model_overrides.{'k' * 30}{number}": 1 / 3 + number for number in range(9)}
-    one, other = plan.study_trials(study(keys, {**keys, next(iter(keys)): 0.5}))
+    one, other = study_trials(study(keys, {**keys, next(iter(keys)): 0.5}))
     assert one != other and max(len(one), len(other)) <= 200
 
 
 def test_a_point_given_twice_is_one_trial():
-    assert plan.study_trials(study({"train.lr": 0.1}, {"train.lr": 0.1})) == {"lr=0.1": {"train.lr": 0.1}}
+    assert study_trials(study({"train.lr": 0.1}, {"train.lr": 0.1})) == {"lr=0.1": {"train.lr": 0.1}}
 
 
 @pytest.mark.parametrize("value", ["a/b c", "../up", "x,y=z.pth", "ünï.pth"])
 def test_a_trials_name_is_one_folder(value):
-    (name,) = plan.study_trials(study({"student.weights": value}))
+    (name,) = study_trials(study({"student.weights": value}))
     assert name.startswith("weights=")
     assert "/" not in name and " " not in name
 
@@ -300,20 +301,20 @@ def test_a_run_changes_when_and_only_when_a_value_that_it_uses_changes(config, k
 
 
 def test_how_many_jobs_store_the_frames_changes_no_run(config):
-    stores = [{}, {"shards": 3}, {"quality": 80}, {"short_side": 128}]
-    configs = [check_config(merge(RAW, {"input": {"frame_store": store}})) for store in stores]
+    asked = [{}, {"shards": 3}, {"quality": 80}, {"short_side": 128}]
+    configs = [check_config(merge(RAW, {"input": {"frame_store": store}})) for store in asked]
     one, sharded, *others = (plan.run_settings(each, FINAL["student"]).digest for each in configs)
     assert one == sharded and len({one, *others}) == 3
-    assert [path.name for path in plan.frames_written("mine", configs[1].input)] == [f"{k}of3.json" for k in range(3)]
+    assert [path.name for path in paths.frames_written("mine", configs[1].input)] == [f"{k}of3.json" for k in range(3)]
 
 
 def test_a_data_set_has_the_frame_stores_that_its_runs_read(config):
-    assert plan.frame_stores(config, "mine") == {} and plan.frames_written("mine", config.input) == []
+    assert stores.frame_stores(config, "mine") == {} and paths.frames_written("mine", config.input) == []
     arm = {"network": "student", "set": {"input.frame_store": {"short_side": 128, "quality": 80}}}
     one = check_config(merge(RAW, {"arms": {"extra": arm}}))
-    assert list(plan.frame_stores(one, "mine")) == ["128px_q80"] and plan.frame_stores(one, "other") == {}
+    assert list(stores.frame_stores(one, "mine")) == ["128px_q80"] and stores.frame_stores(one, "other") == {}
     two = check_config(merge(RAW, {"arms": {"extra": arm}, "input": {"frame_store": {}, "short_side": 48}}))
-    assert set(plan.frame_stores(two, "mine")) == {"128px_q80", "48px_q90"}
+    assert set(stores.frame_stores(two, "mine")) == {"128px_q80", "48px_q90"}
 
 
 def test_parameters_count_for_the_divergence_that_reads_them():
@@ -334,9 +335,9 @@ def test_parameters_count_for_the_divergence_that_reads_them():
 
 def stores_of(**values: Any) -> list[list[str]]:
     """The runs of each store, as study/trial or arm/seed."""
-    stores = plan.target_stores(config_of(**values))
-    assert all(store.parent == Path("results/targets/mine") for store in stores)
-    return [[f"{run.study}/{run.trial or run.arm}/{run.seed}" for run in runs] for runs in stores.values()]
+    found = stores.target_stores(config_of(**values))
+    assert all(store.parent == Path("results/targets/mine") for store in found)
+    return [[f"{run.study}/{run.trial or run.arm}/{run.seed}" for run in runs] for runs in found.values()]
 
 
 SWEEP = [f"sweep/alpha={alpha},temperature={t}/0" for alpha in (0.2, 0.9) for t in (1, 4.5)]
@@ -353,10 +354,10 @@ def test_runs_of_a_study_share_targets_from_three_on():
 
 def test_a_study_that_is_added_changes_no_other_runs_inputs():
     added = {"evaluate_on": "test", "seeds": [0], "arms": ["distilled"], "grid": {"distill.alpha": [0.3, 0.4, 0.5]}}
-    stores = stores_of(ablation={"studies": {"sweep": None, "added": added}})
-    assert stores == [[f"added/alpha={alpha}/0" for alpha in (0.3, 0.4, 0.5)]]
+    own = stores_of(ablation={"studies": {"sweep": None, "added": added}})
+    assert own == [[f"added/alpha={alpha}/0" for alpha in (0.3, 0.4, 0.5)]]
     shared = stores_of(ablation={"studies": {"sweep": None, "added": added}}, distill={"targets": "stored"})
-    assert ["/distilled/0", *stores[0]] in shared  # asked for, all wait for one store
+    assert ["/distilled/0", *own[0]] in shared  # asked for, all wait for one store
 
 
 @pytest.mark.parametrize(
@@ -391,14 +392,14 @@ def test_a_choice_of_what_is_shown_keeps_targets_apart_and_one_of_what_is_made_o
         values = {"ablation": {"studies": {"chosen": chosen, "sweep": {"grid": grid}}}, "chosen_by": ["chosen"]}
         other = config_of(**values)
         run = FINAL["distilled"]
-        assert (plan.targets_directory(other, run) == plan.targets_directory(config, run)) == same
+        assert (stores.targets_directory(other, run) == stores.targets_directory(config, run)) == same
 
 
 def test_a_grid_over_a_parameter_has_one_trial_of_each_divergence_that_does_not_read_it():
     grid = {"distill.divergence": ["forward_kl", "dkd"], "distill.dkd.beta": [1, 8]}
     points = [{"distill.alpha": 0, "distill.divergence": "dkd", "distill.targets": "online"}]
     study = StudyConfig(arms=["distilled"], grid=grid, points=points)
-    assert plan.study_trials(study) == {
+    assert study_trials(study) == {
         "divergence=forward_kl": {"distill.divergence": "forward_kl"},
         "divergence=dkd,beta=1": {"distill.divergence": "dkd", "distill.dkd.beta": 1},
         "divergence=dkd,beta=8": {"distill.divergence": "dkd", "distill.dkd.beta": 8},
@@ -450,7 +451,7 @@ def test_final_runs_train_on_validation_too_unless_told_otherwise_and_are_tested
 
 def test_only_what_distils_waits_for_a_choice():
     config = config_of(chosen_by=["sweep"])
-    choice = plan.study_directory("mine", "sweep") / "choice.json"
+    choice = paths.study_directory("mine", "sweep") / "choice.json"
     assert plan.choices_of(config, FINAL["distilled"]) == [choice]
     assert plan.choices_of(config, FINAL["student"]) == []
     assert plan.choices_of(config, trial("sweep", "alpha=0.2,temperature=1")) == []  # not its own outcome

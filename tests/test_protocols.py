@@ -11,8 +11,8 @@ import yaml
 from dvfl import plan
 from dvfl.config import DEFAULT_CONFIG, ConfigError, check_config, flatten, load_config, merge, network_train
 from dvfl.config.protocols import effect_trials, findings, measured
-from dvfl.plan import Run
 from dvfl.report.protocol import as_markdown, departures
+from dvfl.run import Run
 
 FOLDER = DEFAULT_CONFIG.parent
 RAW: dict[str, Any] = {

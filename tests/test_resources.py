@@ -15,14 +15,13 @@ from snakemake.resources import Resource
 from dvfl import launch, plan
 from dvfl.config import PROJECT, load_config
 from dvfl.resources import NEEDS, Resources, usable_cores
+from dvfl.run import Run
 
 DEFAULT, PAPER = PROJECT / "config/config.yaml", PROJECT / "config/paper.yaml"
 SMK = sorted((PROJECT / "workflow/rules").glob("*.smk"))
 
 
-def asked(
-    resources: Resources, rule: str, attempt: int = 1, run: plan.Run | None = None, **wildcards
-) -> dict[str, int]:
+def asked(resources: Resources, rule: str, attempt: int = 1, run: Run | None = None, **wildcards) -> dict[str, int]:
     """What a job asks for, as Snakemake finds out."""
     runs = None if run is None else {"it": run}
     wanted, values = SimpleNamespace(run="it", **wildcards), resources(rule, runs)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from dvfl import plan, steps
+from dvfl import paths, steps
 from dvfl.config import Config, check_config, merge
 from dvfl.data.errors import DataError
 from dvfl.distill.modulators import ModulatorsError
 from dvfl.models import registry
-from dvfl.plan import Run
+from dvfl.run import Run
 
 RAW: dict[str, Any] = {
     "datasets": ["mine"],
@@ -104,7 +104,7 @@ def test_another_released_list_leaves_the_clips_alone():
 
 def test_a_training_reads_its_clips_its_teacher_its_choice_and_given_weights():
     config = config_of(chosen_by=["sweep"], teacher={"weights": "big.safetensors"})
-    data = {"index": plan.index_path("mine"), "split": plan.split_path("mine", "split1")}
+    data = {"index": paths.index_path("mine"), "split": paths.split_path("mine", "split1")}
     assert steps.training(config, run("student")) == data
     assert steps.training(config, run("teacher")) == data | {"weights": Path("big.safetensors")}
     assert steps.training(config, run("distilled")) == data | {
@@ -149,7 +149,7 @@ def test_models_of_the_runs_are_profiled_at_their_own_size_and_paper_models_at_t
     config = config_of()
     assert set(steps.profiled_runs(config)) == {"video_focalnet_small", "video_focalnet_tiny"}
     assert steps.profile_inputs(config, "vfl_net") == []
-    assert steps.profile_inputs(config, "video_focalnet_tiny") == [plan.index_path("mine")]
+    assert steps.profile_inputs(config, "video_focalnet_tiny") == [paths.index_path("mine")]
 
 
 @pytest.mark.parametrize(

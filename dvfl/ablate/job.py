@@ -17,11 +17,12 @@ from dvfl.errors import Pruned
 from dvfl.evaluate.job import score_run, test_run
 from dvfl.files import read_json
 from dvfl.models.weights import load_network
-from dvfl.plan import Run
 from dvfl.profile.compute import count_compute
 from dvfl.profile.latency import measure
+from dvfl.run import Run
 from dvfl.track import outbox_directory, run_id
-from dvfl.train.job import input_hashes, key_of, train_run, with_choices
+from dvfl.train.inputs import input_hashes, key_of, with_choices
+from dvfl.train.job import train_run
 from dvfl.train.loop import resolve
 
 

@@ -14,7 +14,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
 
-from dvfl import plan
+from dvfl import paths
 from dvfl.config import Config
 from dvfl.errors import UserError
 from dvfl.redaction import redact
@@ -30,7 +30,7 @@ class StorageError(UserError):
 
 
 def journal_path(dataset: str, study: str) -> Path:
-    return plan.study_directory(dataset, study) / "optuna.journal"
+    return paths.study_directory(dataset, study) / "optuna.journal"
 
 
 def open_journal(dataset: str, study: str) -> JournalStorage:

@@ -15,9 +15,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dvfl import plan
 from dvfl.ablate.storage import database_errors, journal_path, open_storage
+from dvfl.ablate.trials import study_trials
 from dvfl.config import Config, ConfigError, StudyConfig
 from dvfl.files import read_json, required
-from dvfl.plan import Run
+from dvfl.run import Run
 
 
 def open_study(config: Config, dataset: str, study: str) -> optuna.Study:
@@ -37,7 +38,7 @@ def record_trial(config: Config, run: Run, value: float, intermediate: Mapping[i
     A trial is known by its name, arm and seed; an earlier outcome of the same is replaced.
     """
     settings = config.ablation.studies[run.study]
-    params = {key: _plain(value) for key, value in plan.study_trials(settings)[run.trial].items()}
+    params = {key: _plain(value) for key, value in study_trials(settings)[run.trial].items()}
     trial = create_trial(
         state=TrialState.COMPLETE,
         params=params,
@@ -69,7 +70,7 @@ def recorded_trials(config: Config, dataset: str, study: str) -> list[FrozenTria
 
 def _distribution(study: StudyConfig, key: str) -> BaseDistribution:
     """Range of a key over the study: numbers as a range, so that Optuna can draw them on an axis."""
-    values = [_plain(point[key]) for point in plan.study_trials(study).values() if key in point]
+    values = [_plain(point[key]) for point in study_trials(study).values() if key in point]
     if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
         return FloatDistribution(min(values), max(values))
     return CategoricalDistribution(values)
@@ -87,7 +88,7 @@ def choose(config: Config, dataset: str, study: str) -> dict[str, Any]:
     settings = config.ablation.studies[study]
     if settings.evaluate_on != "validation":
         raise ConfigError(f"ablation.studies.{study}: is evaluated on test, and test chooses nothing")
-    points = plan.study_trials(settings)
+    points = study_trials(settings)
     scores: dict[str, list[float]] = {name: [] for name in points}
     runs = plan.trial_runs(config, dataset, study)
     for run in runs:

@@ -22,7 +22,7 @@ from optuna.samplers import TPESampler
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from dvfl import plan
+from dvfl import paths
 from dvfl.ablate.storage import RETRIES, database_errors, journal_path, open_journal, open_storage
 from dvfl.config import Choices, Config, ConfigError, FloatRange, IntRange, TuneConfig, flatten, without_unread
 from dvfl.errors import UserError
@@ -58,7 +58,7 @@ def work(
     again: Diverged and ConfigError fail the trial.
     """
     answered = 0
-    with lease(plan.worker_path(dataset, study, worker).with_suffix(""), wait), database_errors(config):
+    with lease(paths.worker_path(dataset, study, worker).with_suffix(""), wait), database_errors(config):
         search = open_search(config, dataset, study, made_from or {})
         _leave_unfinished(search, config, dataset, study, worker)
         while (taken := _take(search, config, dataset, study, worker)) is not None:
@@ -73,7 +73,7 @@ def open_search(config: Config, dataset: str, study: str, made_from: Mapping[str
     tune = config.ablation.tune[study]
     pruner = MedianPruner(tune.startup_trials, tune.warmup_epochs) if tune.prunes else NopPruner()
     space = {key: range.model_dump(mode="json") for key, range in tune.space.items()}
-    mark = plan.study_directory(dataset, study) / "begun.json"
+    mark = paths.study_directory(dataset, study) / "begun.json"
     # Tables are made by one process; connecting to those that are there takes a while, and need not hold up others.
     storage = open_storage(config, dataset, study) if mark.exists() else None
     with _lock(dataset, study):
@@ -123,7 +123,7 @@ def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _lock(dataset: str, study: str) -> FileLock:
     """Held while trials are taken: which is the next is then the same for all."""
-    folder = plan.study_directory(dataset, study)
+    folder = paths.study_directory(dataset, study)
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / "tune.lock")
 
@@ -258,9 +258,9 @@ def finish(config: Config, dataset: str, study: str) -> dict[str, Any]:
             f"were killed"
         )
     choice = choose_trial(config, dataset, study)
-    with atomic(plan.trials_path(dataset, study)) as partial:
+    with atomic(paths.trials_path(dataset, study)) as partial:
         _table(config, study, trials, choice).to_csv(partial, index=False, lineterminator="\n")
-    write_json(plan.study_directory(dataset, study) / "choice.json", choice)
+    write_json(paths.study_directory(dataset, study) / "choice.json", choice)
     return choice
 
 

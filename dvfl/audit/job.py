@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dvfl import plan
+from dvfl import paths, plan
 from dvfl.audit import findings, pictures
 from dvfl.config import Config
 from dvfl.data.errors import DataError
@@ -21,18 +21,18 @@ from dvfl.files import atomic, required
 
 def fingerprint_dataset(config: Config, dataset: str, workers: int) -> int:
     """Hash the pictures of every clip of a data set once; how many there are."""
-    index = read_index(required(plan.index_path(dataset)))
+    index = read_index(required(paths.index_path(dataset)))
     root = clips_root(config.dataset_definitions[dataset])
-    found = pictures.fingerprint_clips(root, index, workers, plan.readings_path(dataset))
-    pictures.write_fingerprints(found, plan.fingerprints_path(dataset))
+    found = pictures.fingerprint_clips(root, index, workers, paths.readings_path(dataset))
+    pictures.write_fingerprints(found, paths.fingerprints_path(dataset))
     return len(found)
 
 
 def audit_split(config: Config, dataset: str, split: str) -> pd.DataFrame:
     """Write and return the findings of a split; the clips that leak are written beside."""
     definition = config.dataset_definitions[dataset]
-    index = read_index(required(plan.index_path(dataset)))
-    subsets = read_split(required(plan.split_path(dataset, split))).set_index("clip_id")["subset"]
+    index = read_index(required(paths.index_path(dataset)))
+    subsets = read_split(required(paths.split_path(dataset, split))).set_index("clip_id")["subset"]
     clips = index.assign(subset=index["clip_id"].map(subsets).fillna(""))
     listed = published_list(definition, split)
     rows = [*findings.contents(clips)]
@@ -43,11 +43,11 @@ def audit_split(config: Config, dataset: str, split: str) -> pd.DataFrame:
         rows += findings.lacking(index, definition.source.expected.clips)
     parts = [findings.leaked_by_source(clips, definition.group), findings.same_bytes(clips)]
     if plan.compares_pictures(config, dataset):
-        hashes = pictures.read_fingerprints(required(plan.fingerprints_path(dataset)))
+        hashes = pictures.read_fingerprints(required(paths.fingerprints_path(dataset)))
         parts.append(findings.same_pictures(clips, hashes, config.audit.distance))
     found = pd.DataFrame([*rows, *(row for part, _ in parts for row in part)], columns=findings.COLUMNS)
     culprits = pd.concat([named for _, named in parts], ignore_index=True)
-    for frame, path in ((culprits, plan.leaks_path(dataset, split)), (found, plan.audit_path(dataset, split))):
+    for frame, path in ((culprits, paths.leaks_path(dataset, split)), (found, paths.audit_path(dataset, split))):
         with atomic(path) as partial:
             frame.to_csv(partial, index=False, lineterminator="\n", float_format="%.6g")
     return found

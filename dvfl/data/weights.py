@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dvfl import plan
+from dvfl import paths
 from dvfl.config import Config
 from dvfl.data.errors import DataError
 from dvfl.data.fetch import Download, fetch_all, remember, verify
@@ -23,13 +23,13 @@ def weights_sha256(config: Config, weights: str) -> str:
 
     Raises MissingInput, FetchError or DataError.
     """
-    path = plan.weights_path(config, weights)
+    path = paths.weights_path(config, weights)
     if weights in config.weights_definitions:
         download = _download(config, weights)
         found = verify(required(path), download)
         remember(download, found)
         return found
-    if path.is_relative_to(plan.RESULTS):
+    if path.is_relative_to(paths.RESULTS):
         return sha256(required(path))  # says which run makes it
     if not path.is_file():
         raise DataError(f"{path}: no such weights file; mend the path in the config")
@@ -38,4 +38,4 @@ def weights_sha256(config: Config, weights: str) -> str:
 
 def _download(config: Config, name: str) -> Download:
     definition = config.weights_definitions[name]
-    return Download(plan.weights_path(config, name), tuple(definition.urls), definition.size, definition.checksum)
+    return Download(paths.weights_path(config, name), tuple(definition.urls), definition.size, definition.checksum)

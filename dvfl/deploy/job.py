@@ -24,10 +24,10 @@ from dvfl.deploy.quantise import in_precision
 from dvfl.deploy.runtimes import RUNTIMES, Network, load
 from dvfl.files import atomic, required, sha256, write_json
 from dvfl.models.weights import load_network
-from dvfl.plan import Run, RunSettings
 from dvfl.profile import package_versions
 from dvfl.randomness import generator
-from dvfl.train.job import RunData, clip_dataset, load_run_data, with_choices
+from dvfl.run import Run, RunSettings
+from dvfl.train.inputs import RunData, clip_dataset, load_run_data, with_choices
 
 ORIGINAL = "pytorch"
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino")

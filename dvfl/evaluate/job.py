@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from dvfl import plan
+from dvfl import paths, plan
 from dvfl.config import Config, EvaluateConfig, InputConfig
 from dvfl.data.reader import probe
 from dvfl.errors import UserError
 from dvfl.evaluate.score import score_predictions
 from dvfl.files import atomic, read_json, required, sha256, write_json
-from dvfl.plan import Run
+from dvfl.run import Run
 
 if TYPE_CHECKING:
     from dvfl.train.distributed import Processes
@@ -26,7 +26,7 @@ def test_run(config: Config, run: Run) -> None:
     However many there are, every clip is predicted once, and the bytes are those of one process.
     """
     from dvfl.train.distributed import run_on_processes
-    from dvfl.train.job import with_choices
+    from dvfl.train.inputs import with_choices
 
     run_on_processes(with_choices(config, run)[0].train, _test, config, run)
 
@@ -34,7 +34,7 @@ def test_run(config: Config, run: Run) -> None:
 def _test(processes: Processes, config: Config, run: Run) -> None:
     from dvfl.evaluate.predict import predict_dataset
     from dvfl.models.weights import load_network
-    from dvfl.train.job import clip_dataset, import_plugins, load_run_data, with_choices
+    from dvfl.train.inputs import clip_dataset, import_plugins, load_run_data, with_choices
     from dvfl.train.loop import resolve
 
     import_plugins(config)
@@ -66,8 +66,8 @@ def compute_scores(config: Config, run: Run) -> dict[str, Any]:
     from dvfl.data.index import read_index
     from dvfl.data.splits import read_split
 
-    index = read_index(required(plan.index_path(run.dataset)))
-    split = read_split(required(plan.split_path(run.dataset, run.split)))
+    index = read_index(required(paths.index_path(run.dataset)))
+    split = read_split(required(paths.split_path(run.dataset, run.split)))
     subset = plan.run_settings(config, run).evaluated_on
     evaluate = plan.evaluation(config, run)
     predictions = required(run.directory / "predictions.parquet")
@@ -110,7 +110,7 @@ def check_motion(config: Config, run: Run, out: Path) -> None:
     """Tests the run's network with the motion taken away and writes what came out."""
     from dvfl.evaluate.motion import motion_check
     from dvfl.models.weights import load_network
-    from dvfl.train.job import clip_dataset, load_run_data
+    from dvfl.train.inputs import clip_dataset, load_run_data
 
     if config.dataset_definitions[run.dataset].kind != "motions":
         raise UserError(f"{run.dataset}: only the embedded data set has mirror classes to check against")

@@ -36,26 +36,7 @@ def score_predictions(
     without test clips, the precision of one that was never predicted) is null. `confusion` counts
     clips: rows are labels, columns predictions.
     """
-    index = _indexed_by_clip(index, "index")
-    predictions = _indexed_by_clip(predictions, "predictions")
-    expected = pd.DataFrame({"clip_id": list(expected_clip_ids)})
-    expected = _indexed_by_clip(expected, "test clips").index
-    if expected.empty:
-        raise ValueError("there are no test clips to score")
-    _refuse(expected.difference(index.index), "test clips are not in the index")
-    missing = expected.difference(predictions.index)
-    _refuse(
-        [f"{clip} ({index.at[clip, 'status']})" for clip in missing],
-        "test clips (status) have no prediction",
-    )
-    _refuse(predictions.index.difference(expected), "predicted clips are not test clips")
-
-    predictions = predictions.sort_index()  # sums are then added in one order
-    clips = index.loc[predictions.index]
-    _refuse(
-        clips.index[clips["label"].to_numpy() != predictions["label"].to_numpy()],
-        "predicted clips have another label in the index",
-    )
+    predictions, clips = _test_clips(predictions, index, expected_clip_ids)
     of_other_length = predictions["probabilities"].map(len) != len(classes)
     _refuse(predictions.index[of_other_length], f"clips do not have {len(classes)} probabilities")
     probabilities = np.stack(predictions["probabilities"].to_numpy())
@@ -90,6 +71,33 @@ def score_predictions(
         "per_class": [_class_scores(name, confusion, label) for label, name in enumerate(classes)],
         "confusion": confusion.tolist(),
     }
+
+
+def _test_clips(
+    predictions: pd.DataFrame, index: pd.DataFrame, expected_clip_ids: Iterable[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Predictions and index of the test clips, one row each, by clip_id; ValueError where they do not match."""
+    index = _indexed_by_clip(index, "index")
+    predictions = _indexed_by_clip(predictions, "predictions")
+    expected = pd.DataFrame({"clip_id": list(expected_clip_ids)})
+    expected = _indexed_by_clip(expected, "test clips").index
+    if expected.empty:
+        raise ValueError("there are no test clips to score")
+    _refuse(expected.difference(index.index), "test clips are not in the index")
+    missing = expected.difference(predictions.index)
+    _refuse(
+        [f"{clip} ({index.at[clip, 'status']})" for clip in missing],
+        "test clips (status) have no prediction",
+    )
+    _refuse(predictions.index.difference(expected), "predicted clips are not test clips")
+
+    predictions = predictions.sort_index()  # sums are then added in one order
+    clips = index.loc[predictions.index]
+    _refuse(
+        clips.index[clips["label"].to_numpy() != predictions["label"].to_numpy()],
+        "predicted clips have another label in the index",
+    )
+    return predictions, clips
 
 
 def _class_scores(name: str, confusion: np.ndarray, label: int) -> dict[str, Any]:

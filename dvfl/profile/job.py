@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dvfl import plan, steps
+from dvfl import paths, plan, steps
 from dvfl.config import Config
 from dvfl.data.index import read_index
 from dvfl.errors import UserError
@@ -29,7 +29,7 @@ def profile_one(config: Config, model: str, threads: int, larger: bool = False) 
         overrides, repeats, experiment = {}, settings.repeats, "paper_models"
     else:
         own = plan.run_settings(config, run)
-        classes = read_index(plan.index_path(run.dataset))["label"].nunique()
+        classes = read_index(paths.index_path(run.dataset))["label"].nunique()
         size = {"num_classes": classes, "frames": own.input.frames, "img_size": own.input.img_size}
         overrides, repeats, experiment = own.network.model_overrides, settings.repeats_small, run.dataset
     profile = profile_model(
@@ -44,12 +44,12 @@ def profile_one(config: Config, model: str, threads: int, larger: bool = False) 
         exported=settings.exported,
     )
     version = dict(zip(("commit", "dirty"), code_version(), strict=True))
-    path = plan.profile_path(f"larger_batches/{model}" if larger else model)
+    path = paths.profile_path(f"larger_batches/{model}" if larger else model)
     with Tracker.open_named(
         config.tracking,
         outbox_directory(path.with_suffix(""), steps.profile_settings(config, model)),
         experiment=f"dvfl/{experiment}",
-        name=path.with_suffix("").relative_to(plan.RESULTS).as_posix(),
+        name=path.with_suffix("").relative_to(paths.RESULTS).as_posix(),
         tags={"rule": "profile", **version},
     ) as tracker:
         tracker.params({"model": model, **size, "precision": settings.precision, "threads": threads})

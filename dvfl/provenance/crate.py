@@ -17,7 +17,7 @@ import yaml
 from dvfl.config import PROJECT, Config
 from dvfl.errors import UserError
 from dvfl.files import atomic, required, sha256
-from dvfl.plan import RESULTS, released_loss_path
+from dvfl.paths import RESULTS, released_loss_path
 from dvfl.provenance.records import WEIGHTS, Record, Records
 from dvfl.redaction import redact
 from dvfl.steps import FIGURES, TABLES

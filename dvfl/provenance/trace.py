@@ -12,7 +12,7 @@ from rich.tree import Tree
 from dvfl.errors import UserError
 from dvfl.files import sha256
 from dvfl.provenance.records import WEIGHTS, Record, Records
-from dvfl.report.results import read_json, require
+from dvfl.report.results import read_json
 
 # Of a run's settings, what a reader asks for first; all of them are in run.json.
 _FIRST = {
@@ -31,9 +31,11 @@ def trace_row(table: Path, row: int) -> dict[str, Any]:
     """What a row of a table rests on, as plain values.
 
     row: counted from 1, the header not counted. table: a CSV file in the folder `tables` of a results folder. Raises
-    TraceError where there is no such row, or no record of a run that it names.
+    TraceError where there is no such table or row, or no record of a run that it names.
     """
-    frame = pd.read_csv(require(table), dtype=str, keep_default_na=False)
+    if not table.is_file():
+        raise TraceError(f"{table}: there is no such file; give a table, such as results/tables/accuracy.csv")
+    frame = pd.read_csv(table, dtype=str, keep_default_na=False)
     if not 1 <= row <= len(frame):
         raise TraceError(f"{table}: there is no row {row}; its rows are 1 to {len(frame)}, the header not counted")
     values = {column: text for column, text in frame.iloc[row - 1].items() if text}

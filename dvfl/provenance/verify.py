@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dvfl import plan
+from dvfl import paths, plan
 from dvfl.config import Config, digest
 from dvfl.data.index import clips_root, read_index
 from dvfl.errors import UserError
 from dvfl.files import read_json, sha256
 from dvfl.models.plugins import plugin_file
-from dvfl.plan import RESULTS, Run, RunSettings
+from dvfl.paths import RESULTS
 from dvfl.provenance.records import WEIGHTS, Record, Records
+from dvfl.run import Run, RunSettings
 from dvfl.train.provenance import code_version
 
 SAMPLE = 20  # clips of each data set that are hashed again unless all are
@@ -98,16 +99,16 @@ def _inputs(config: Config, records: Records, record: Record) -> Iterator[tuple[
     teacher = records.teacher(record)
     named = record.about.get("teacher")
     network = record.about["settings"]["network"]
-    paths = {
+    files = {
         "plugin": plugin_file(network["model"]),
         "index": records.index(record),
         "split": records.split(record),
         "teacher_weights": records.place(named) / WEIGHTS if named else teacher and teacher.directory / WEIGHTS,
-        **{key: plan.weights_path(config, network[key]) for key in ("weights", "start_from") if network.get(key)},
+        **{key: paths.weights_path(config, network[key]) for key in ("weights", "start_from") if network.get(key)},
     }
     for what, sha in inputs.items():
         if sha:
-            yield Path(paths.get(what) or f"{record.directory}'s {what.replace('_', ' ')}"), sha
+            yield Path(files.get(what) or f"{record.directory}'s {what.replace('_', ' ')}"), sha
 
 
 def _outputs(record: Record) -> Iterator[tuple[Path, str]]:
@@ -131,7 +132,7 @@ def _runs(config: Config, records: Records) -> Iterator[Check]:
 
 
 def _settings(config: Config, run: Run, record: Record) -> Check:
-    from dvfl.train.job import with_choices
+    from dvfl.train.inputs import with_choices
     from dvfl.train.resume import changes
 
     about = record.about
@@ -167,7 +168,7 @@ def _choices(config: Config) -> Iterator[Check]:
 
     for dataset in config.datasets:
         for study in config.chosen_by:
-            path = plan.study_directory(dataset, study) / "choice.json"
+            path = paths.study_directory(dataset, study) / "choice.json"
             try:
                 there, now = read_json(path), choose(config, dataset, study)
                 said = [difference for key in there for difference in _differences(there[key], now.get(key), key)]
@@ -214,7 +215,7 @@ def _few(said: list[str]) -> str:
 def _clips(config: Config, every: bool) -> Iterator[Check]:
     """Clips against the hashes in their index: all, or some that lie evenly over it."""
     for dataset in config.datasets:
-        path, root = plan.index_path(dataset), clips_root(config.dataset_definitions[dataset])
+        path, root = paths.index_path(dataset), clips_root(config.dataset_definitions[dataset])
         if not path.is_file():
             continue  # said where hashes are compared
         try:

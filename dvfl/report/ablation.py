@@ -8,16 +8,18 @@ from typing import Any
 
 import pandas as pd
 
+from dvfl.ablate.trials import study_trials, trial_keys
 from dvfl.config import Config, without_unread
 from dvfl.evaluate.statistics import holm
-from dvfl.plan import Run, study_trials, trial_keys, trial_runs
+from dvfl.plan import trial_runs
 from dvfl.report.accuracy import Row, difference_rows, pair_model, views
 from dvfl.report.contrasts import contrasts, teachers_of
 from dvfl.report.inputs import model_of
 from dvfl.report.measures import contrast, covers, metric_intervals
 from dvfl.report.results import read_choice, read_record, run_ids
-from dvfl.report.rows import setting, table_frame
+from dvfl.report.rows import in_percent, setting, table_frame
 from dvfl.report.searches import search_rows
+from dvfl.run import Run
 
 NOISE = 0.05  # a Holm-adjusted p value below this is more than noise between seeds and groups
 
@@ -82,7 +84,6 @@ def _trial_rows(config: Config, dataset: str, study: str, trials: Trials) -> Ite
     chosen = chosen_trial(config, dataset, study)
     for (trial, arm), runs in trials.items():
         intervals, covered = metric_intervals(runs, config.evaluate.resamples)
-        top1 = intervals["top1"]
         row = {
             "model": model_of(config, arm),
             "arm": arm,
@@ -96,13 +97,7 @@ def _trial_rows(config: Config, dataset: str, study: str, trials: Trials) -> Ite
             "n_seeds": len(runs),
             "run_ids": run_ids(runs),
         }
-        yield row | {
-            "metric": "top1",
-            "unit": "percent",
-            "value": 100 * top1.estimate,
-            "ci_low": 100 * top1.low,
-            "ci_high": 100 * top1.high,
-        }
+        yield row | {"metric": "top1"} | in_percent(intervals["top1"])
         clips = [read_record(run)["train_clips"] for run in runs]
         mean = sum(clips) / len(clips)
         yield row | {"metric": "training_clips", "unit": "clips", "value": mean}

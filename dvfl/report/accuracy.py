@@ -10,13 +10,14 @@ import pandas as pd
 from dvfl.config import Config
 from dvfl.evaluate.metrics import METRICS
 from dvfl.evaluate.statistics import SeedInterval, holm
-from dvfl.plan import Run, arm_seeds
+from dvfl.plan import arm_seeds
 from dvfl.report.contrasts import contrasts, paired_runs, teachers_of
 from dvfl.report.inputs import model_of
 from dvfl.report.measures import contrast, contrast_over_splits, covers, mean_over_splits, metric_intervals
 from dvfl.report.published import tested_claims
 from dvfl.report.results import read_index, read_record, read_split, run_ids
-from dvfl.report.rows import plain, setting, table_frame
+from dvfl.report.rows import in_percent, plain, setting, table_frame
+from dvfl.run import Run
 
 Row = dict[str, Any]
 
@@ -115,10 +116,7 @@ def _arm_rows(config: Config, dataset: str, split: str, arm: str) -> Iterator[Ro
     for metric in METRICS:
         yield row | {
             "metric": metric,
-            "unit": "percent",
-            "value": 100 * intervals[metric].estimate,
-            "ci_low": 100 * intervals[metric].low,
-            "ci_high": 100 * intervals[metric].high,
+            **in_percent(intervals[metric]),
             "published": published.get((dataset, split, arm, metric)),
         }
     if _given(records[0]):

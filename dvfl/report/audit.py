@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from dvfl import plan
+from dvfl import paths
 from dvfl.config import Config
-from dvfl.report.results import require
+from dvfl.files import required
 from dvfl.report.rows import setting, table_frame
 
 
@@ -31,7 +31,7 @@ def audited(config: Config) -> list[tuple[str, str]]:
 def read_audit(dataset: str, split: str) -> pd.DataFrame:
     """All findings of a split; `value` is empty where something could not be tested."""
     texts = ("subset", "class_name", "status", "metric", "unit", "definition")
-    path = require(plan.audit_path(dataset, split))
+    path = required(paths.audit_path(dataset, split))
     return pd.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values={"value": [""]})
 
 

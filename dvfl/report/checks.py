@@ -8,10 +8,12 @@ from typing import Any
 import pandas as pd
 
 from dvfl.config import Config
-from dvfl.plan import Run, motion_check_path, motion_checked
+from dvfl.paths import motion_check_path
+from dvfl.plan import motion_checked
 from dvfl.report.inputs import model_of
 from dvfl.report.results import read_json, run_ids
 from dvfl.report.rows import setting, table_frame
+from dvfl.run import Run
 
 # What the test clips were shown as, and which answer counts as right.
 SHOWN = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dvfl.config import Config
-from dvfl.plan import Run, RunSettings, arm_seeds, run_settings, teacher_of
+from dvfl.plan import arm_seeds, run_settings, teacher_of
+from dvfl.run import Run, RunSettings
 
 
 def contrasts(config: Config, arms: Iterable[str] | None = None) -> list[tuple[str, str]]:

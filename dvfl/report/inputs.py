@@ -5,22 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from dvfl.config import PROJECT, Config, ConfigError
-from dvfl.plan import (
+from dvfl.paths import (
     RESULTS,
-    Run,
     audit_path,
-    final_runs,
     index_path,
     motion_check_path,
-    motion_checked,
     profile_path,
     released_loss_path,
-    run_settings,
     split_path,
     study_directory,
-    trial_runs,
     trials_path,
 )
+from dvfl.plan import final_runs, motion_checked, run_settings, trial_runs
+from dvfl.run import Run
 
 PUBLISHED = PROJECT / "config/published.csv"
 TABLES = RESULTS / "tables"

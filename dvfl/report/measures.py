@@ -21,8 +21,8 @@ from dvfl.evaluate.statistics import (
     sign_flip_test,
     split_mean_interval,
 )
-from dvfl.plan import Run
 from dvfl.report.results import ReportError, groups_of, read_predictions, read_scores
+from dvfl.run import Run
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,15 @@ import pandas as pd
 
 from dvfl.config import Config
 from dvfl.config.protocols import Finding, measured
-from dvfl.plan import Run, evaluation
+from dvfl.plan import evaluation
 from dvfl.report.ablation import Trials, runs_by_trial
 from dvfl.report.accuracy import Row, difference_rows
 from dvfl.report.contrasts import teachers_of
 from dvfl.report.inputs import differences_study, model_of
 from dvfl.report.measures import covers, difference, metric_intervals
 from dvfl.report.results import run_ids
-from dvfl.report.rows import select, setting, setting_parts, table_frame
+from dvfl.report.rows import in_percent, select, setting, setting_parts, table_frame
+from dvfl.run import Run
 
 ALPHA = 0.05
 
@@ -52,10 +53,7 @@ def _trial_rows(config: Config, study: str, trials: Trials) -> Iterator[Row]:
                 teachers=teachers_of(config, runs),
             ),
             "metric": "top1",
-            "unit": "percent",
-            "value": 100 * top1.estimate,
-            "ci_low": 100 * top1.low,
-            "ci_high": 100 * top1.high,
+            **in_percent(top1),
             "n_seeds": len(runs),
             "run_ids": run_ids(runs),
         }

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pandas as pd
 
 from dvfl.config import Config
-from dvfl.plan import Run, run_config
+from dvfl.plan import run_config
 from dvfl.report import inputs
 from dvfl.report.inputs import model_of
-from dvfl.report.results import require
+from dvfl.run import Run
 
 # What every published number was measured on, by the papers' text.
 FRAMES, IMG_SIZE = 8, 224
@@ -18,7 +18,7 @@ ANY = "any"  # data set of numbers that belong to a model, whatever it is traine
 def read_published() -> pd.DataFrame:
     """All rows as they stand: dataset, split, protocol, views, model, arm, metric, unit, value,
     source; text as text ('' where empty), value as float."""
-    claims = pd.read_csv(require(inputs.PUBLISHED), dtype=str, keep_default_na=False)
+    claims = pd.read_csv(inputs.PUBLISHED, dtype=str, keep_default_na=False)
     return claims.astype({"value": float})
 
 

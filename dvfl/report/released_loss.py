@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from dvfl.config import Config
-from dvfl.plan import released_loss_path
-from dvfl.report.results import require
+from dvfl.files import required
+from dvfl.paths import released_loss_path
 from dvfl.report.rows import setting, table_frame
 
 
@@ -20,7 +20,7 @@ def build_released_loss(config: Config) -> pd.DataFrame:
 
 def read_released_loss() -> pd.DataFrame:
     """loss, temperature, value, gradient; as `dvfl released-loss` wrote them."""
-    return pd.read_csv(require(released_loss_path()))
+    return pd.read_csv(required(released_loss_path()))
 
 
 def _rows(found: pd.DataFrame) -> Iterator[dict[str, Any]]:

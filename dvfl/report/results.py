@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 
 from dvfl.errors import UserError
-from dvfl.plan import Run, index_path, profile_path, split_path, study_directory
+from dvfl.files import required
+from dvfl.paths import index_path, profile_path, split_path, study_directory
+from dvfl.run import Run
 
 
 class ReportError(UserError):
@@ -29,23 +31,23 @@ def read_scores(run: Run) -> dict[str, Any]:
 
 def read_predictions(run: Run) -> pd.DataFrame:
     """clip_id, label, probabilities; sorted by clip_id, so that rows of two runs correspond."""
-    path = require(run.directory / "predictions.parquet")
+    path = required(run.directory / "predictions.parquet")
     return pd.read_parquet(path).sort_values("clip_id", ignore_index=True)
 
 
 def read_history(run: Run) -> pd.DataFrame:
     """One row an epoch: learning rate, losses, accuracy on the training clips (fractions)."""
-    return pd.read_csv(require(run.directory / "history.csv"))
+    return pd.read_csv(required(run.directory / "history.csv"))
 
 
 def read_index(dataset: str) -> pd.DataFrame:
     """Every clip of a data set with its class, source group and status."""
-    return pd.read_parquet(require(index_path(dataset)))
+    return pd.read_parquet(required(index_path(dataset)))
 
 
 def read_split(dataset: str, split: str) -> pd.DataFrame:
     """clip_id and subset (train, validation, test)."""
-    return pd.read_csv(require(split_path(dataset, split)))
+    return pd.read_csv(required(split_path(dataset, split)))
 
 
 def read_choice(dataset: str, study: str) -> dict[str, Any]:
@@ -72,13 +74,6 @@ def run_ids(runs: list[Run]) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(require(path).read_text(encoding="utf-8"))
+        return json.loads(required(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ReportError(f"{path} is not JSON ({error}); remove it and make it again") from error
-
-
-def require(path: Path) -> Path:
-    """The path, if the file is there."""
-    if not path.is_file():
-        raise ReportError(f"{path} is missing; make it with: snakemake --cores all -- {path}")
-    return path

@@ -33,6 +33,8 @@ from typing import Any
 
 import pandas as pd
 
+from dvfl.evaluate.statistics import Interval
+
 COLUMNS = (
     "table",
     "dataset",
@@ -70,6 +72,16 @@ def setting_parts(text: str) -> dict[str, str]:
 
 def plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def in_percent(interval: Interval) -> dict[str, Any]:
+    """Unit, value and interval of a row, of a metric that is a fraction."""
+    return {
+        "unit": "percent",
+        "value": 100 * interval.estimate,
+        "ci_low": 100 * interval.low,
+        "ci_high": 100 * interval.high,
+    }
 
 
 def table_frame(table: str, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

@@ -10,11 +10,12 @@ import pandas as pd
 
 from dvfl.config import Config
 from dvfl.evaluate.statistics import Interval
-from dvfl.plan import trials_path
+from dvfl.files import required
+from dvfl.paths import trials_path
 from dvfl.report.accuracy import Row, views
 from dvfl.report.inputs import model_of
-from dvfl.report.results import read_json, require
-from dvfl.report.rows import plain, setting
+from dvfl.report.results import read_json
+from dvfl.report.rows import in_percent, plain, setting
 
 UNITS = {"latency_ms": "ms", "gmacs": "GMACs"}
 
@@ -46,21 +47,14 @@ def search_rows(config: Config, dataset: str, study: str) -> Iterator[Row]:
             seen = None if _missing(trial["last_top1"]) else 100 * trial["last_top1"]
             yield row | {"metric": "top1_so_far", "unit": "percent", "value": seen}
             continue
-        top1 = _interval(trial["run"])
-        yield row | {
-            "metric": "top1",
-            "unit": "percent",
-            "value": 100 * top1.estimate,
-            "ci_low": 100 * top1.low,
-            "ci_high": 100 * top1.high,
-        }
+        yield row | {"metric": "top1"} | in_percent(_interval(trial["run"]))
         for objective in tune.objectives[1:]:
             yield row | {"metric": objective, "unit": UNITS[objective], "value": trial[objective]}
 
 
 def read_trials(dataset: str, study: str) -> pd.DataFrame:
     """trials.csv: one row a trial."""
-    return pd.read_csv(require(trials_path(dataset, study)))
+    return pd.read_csv(required(trials_path(dataset, study)))
 
 
 def _interval(run: str) -> Interval:

@@ -10,12 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from dvfl.config import Config
-from dvfl.plan import Run, final_runs, trial_runs
+from dvfl.plan import final_runs, trial_runs
 from dvfl.report.accuracy import shown_splits
 from dvfl.report.contrasts import main_arms
 from dvfl.report.inputs import FIGURES, TABLES
 from dvfl.report.results import read_record
 from dvfl.report.rows import select, setting_parts
+from dvfl.run import Run
 
 UI_COMMAND = ".venv/bin/dvfl ui"
 _LINES_AT_MOST = 12

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from dvfl.config import Config
-from dvfl.files import atomic
+from dvfl.files import atomic, required
 from dvfl.report.ablation import build_ablation
 from dvfl.report.accuracy import build_accuracy
 from dvfl.report.audit import build_audit, build_audit_classes
@@ -19,7 +19,7 @@ from dvfl.report.formats import as_html, as_latex, as_markdown
 from dvfl.report.inputs import TABLES as FOLDER
 from dvfl.report.protocol_effects import build_protocol_effects
 from dvfl.report.released_loss import build_released_loss
-from dvfl.report.results import ReportError, require
+from dvfl.report.results import ReportError
 from dvfl.report.rows import COLUMNS, NUMBERS, number_text
 
 TABLES: dict[str, Callable[[Config], pd.DataFrame]] = {
@@ -59,7 +59,7 @@ def as_csv(frame: pd.DataFrame) -> str:
 
 def read_table(path: str | Path) -> pd.DataFrame:
     """A table from its CSV, as the builders return it; ReportError where columns are others."""
-    path = require(Path(path))
+    path = required(Path(path))
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     if tuple(frame.columns) != COLUMNS:
         raise ReportError(f"{path} has other columns than a table: {', '.join(frame.columns)}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from dvfl.config import TrackingConfig
-from dvfl.plan import RESULTS
+from dvfl.paths import RESULTS
 from dvfl.redaction import redact
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from filelock import Timeout
 
 from dvfl.config import TrackingConfig
 from dvfl.errors import Stopped
-from dvfl.plan import RESULTS, Run, study_directory
+from dvfl.paths import RESULTS, study_directory
+from dvfl.run import Run
 from dvfl.track import delivery
 from dvfl.track.outbox import FILE, Outbox, find_outboxes, now_ms
 from dvfl.track.store import describe, experiment_name, study_id, warn

@@ -86,6 +86,9 @@ class Processes:
         """The task; where there are more processes, its backward pass adds up their gradients."""
         if self.count == 1:
             return task
+        # Of depthwise kernels (C, 1, k, k) the gradients differ in the stride of the dimension of size one alone, which
+        # says nothing about where numbers lie: nothing is copied, unlike what torch says, once, in a backward pass.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
         group = dist.new_group(backend="nccl") if device.type == "cuda" else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of torch, about a name that older ones do not know

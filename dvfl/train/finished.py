@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from dvfl.files import read_json
-from dvfl.plan import Run
+from dvfl.run import Run
 
 OUTPUTS = ("weights.safetensors", "history.csv", "run.json")
 BEGAN = "DVFL_BEGAN"  # when the Snakemake of this job began, in seconds of Unix time; outside a pipeline nobody waits

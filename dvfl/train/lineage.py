@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dvfl.models.weights import NetworkDescription, WeightsError
-from dvfl.plan import Run
+from dvfl.run import Run
 
 
 def trained_on(run: Run, split_sha256: str | None) -> dict[str, str]:

@@ -13,7 +13,8 @@ from typing import Any
 from dvfl.config import flatten
 from dvfl.errors import UserError
 from dvfl.files import read_json, write_json
-from dvfl.plan import Run, RunSettings, resume_directory
+from dvfl.paths import resume_directory
+from dvfl.run import Run, RunSettings
 from dvfl.train.checkpoint import Checkpoint
 
 BEGUN = "begun.json"  # beside the checkpoint: what the training was begun with

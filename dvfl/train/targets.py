@@ -12,17 +12,17 @@ import psutil
 import torch
 from torch import Tensor
 
-from dvfl import plan
+from dvfl import plan, stores
 from dvfl.config import Config
 from dvfl.distill.target_store import HEADER, ROUNDING, UNMIXED, TargetsError, TargetStore
 from dvfl.distill.targets import check_teacher
 from dvfl.errors import Stopped
 from dvfl.files import sha256, write_json
-from dvfl.plan import Run, RunSettings
 from dvfl.progress import Progress, track
 from dvfl.randomness import generator
+from dvfl.run import Run, RunSettings
 from dvfl.train.distributed import ALONE, Processes, run_on_processes
-from dvfl.train.job import clip_dataset, import_plugins, input_hashes, labelled_clips, load_run_data, with_choices
+from dvfl.train.inputs import clip_dataset, import_plugins, input_hashes, labelled_clips, load_run_data, with_choices
 from dvfl.train.lease import lease
 from dvfl.train.loop import resolve
 from dvfl.train.provenance import code_version, package_versions
@@ -56,7 +56,7 @@ def _write(processes: Processes, config: Config, run: Run, wait: bool) -> None:
     begin = time.perf_counter()
     import_plugins(config)
     settings, _ = with_choices(config, run)
-    with lease(plan.targets_directory(config, run), wait) if processes.first else nullcontext():
+    with lease(stores.targets_directory(config, run), wait) if processes.first else nullcontext():
         processes.any(False)  # the others wait here until the first has the lease
         processes.take_gpu(settings.train)
         work = _opened(config, run, settings)
@@ -120,7 +120,7 @@ def _opened(config: Config, run: Run, settings: RunSettings) -> _Work:
 
 
 def _readers(config: Config, run: Run) -> int:
-    return len(plan.target_stores(config).get(plan.targets_directory(config, run), [run]))
+    return len(stores.target_stores(config).get(stores.targets_directory(config, run), [run]))
 
 
 def _forecast(work: _Work, missing: list[str], readers: int) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dvfl import plan
+from dvfl import plan, stores
 from dvfl.config import Config, digest
 from dvfl.data.clips import ClipDataset, epoch_order, iterate_training
 from dvfl.data.transforms import normalise
@@ -21,9 +21,9 @@ from dvfl.distill.teacher_head import initialise_classifier
 from dvfl.files import MissingInput, sha256
 from dvfl.models.plugins import plugin_file
 from dvfl.models.weights import load_network
-from dvfl.plan import Run, RunSettings
 from dvfl.progress import Progress
 from dvfl.randomness import torch_seeded
+from dvfl.run import Run, RunSettings
 from dvfl.train.distributed import Processes
 from dvfl.train.loop import Recipe, autocast, compile_network, count_micro_batches, training_batches
 from dvfl.train.provenance import package_versions
@@ -112,7 +112,7 @@ def target_store(
     key = digest([RECIPE, settings.taught_on, files, versions])
     kind, count = ("view", settings.input.views) if settings.taught_by_view else ("epoch", settings.train.epochs)
     return TargetStore(
-        plan.targets_directory(config, run) / key,
+        stores.targets_directory(config, run) / key,
         tuple(f"{kind}{number}" for number in range(count or 0)),
         len(dataset),
         len(dataset.classes),

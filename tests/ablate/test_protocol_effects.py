@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dvfl import plan
+from dvfl import paths, plan
 from dvfl.ablate.job import run_trial
 from dvfl.config.protocols import effect_trials, measured
 from dvfl.data.index import read_index
@@ -35,9 +35,9 @@ VALUES = {
 
 def test_every_difference_is_trained_tested_scored_and_put_into_words(taught, command):
     config = taught.config(VALUES)
-    index = read_index(plan.index_path("colours"))
+    index = read_index(paths.index_path("colours"))
     write_split(
-        make_split(index, config.dataset_definitions["colours"], "clips1"), plan.split_path("colours", "clips1")
+        make_split(index, config.dataset_definitions["colours"], "clips1"), paths.split_path("colours", "clips1")
     )
     code, _, err = command(
         "train", "results/runs/colours/clips1/as_described/teacher/seed0", "--config", taught.config_file(VALUES)

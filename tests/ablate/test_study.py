@@ -11,17 +11,15 @@ import yaml
 from dvfl import plan
 from dvfl.ablate.job import run_trial
 from dvfl.ablate.study import choose, record_trial, recorded_trials
+from dvfl.ablate.trials import study_trials
 from dvfl.config import PROJECT, ConfigError, check_config, merge
 from dvfl.config.divergences import DivergenceName
 from dvfl.files import MissingInput, read_json, write_json
-from dvfl.plan import Run
+from dvfl.run import Run
+from tests.ablate.mine import MINE
 
 RAW: dict[str, Any] = {
-    "datasets": ["mine"],
-    "dataset_definitions": {"mine": {"kind": "folder", "root": "/clips"}},
-    "teacher": {"model": "video_focalnet_small"},
-    "student": {"model": "video_focalnet_tiny"},
-    "arms": {"teacher": {"network": "teacher"}, "distilled": {"network": "student", "distil_from": "teacher"}},
+    **MINE,
     "ablation": {
         "studies": {
             "sweep": {
@@ -73,7 +71,7 @@ def test_a_trial_done_again_replaces_its_earlier_outcome_alone():
     curves = {t.user_attrs["trial"]: t.intermediate_values for t in recorded_trials(CONFIG, "mine", "sweep")}
     assert curves == {one.trial: {1: 0.3}, other.trial: {1: 0.2}}
     kept = next(t for t in recorded_trials(CONFIG, "mine", "sweep") if t.user_attrs["trial"] == other.trial)
-    assert kept.params == plan.study_trials(CONFIG.ablation.studies["sweep"])[other.trial]
+    assert kept.params == study_trials(CONFIG.ablation.studies["sweep"])[other.trial]
 
 
 def test_the_best_trial_is_the_one_with_the_highest_value():

@@ -16,24 +16,22 @@ import optuna
 import pandas as pd
 import pytest
 
-from dvfl import plan
+from dvfl import paths, plan
 from dvfl.ablate import tune
 from dvfl.ablate.storage import StorageError, open_storage
 from dvfl.ablate.tune import AnotherStudy, by_slot, finish, forget, open_search, work
 from dvfl.config import ConfigError, check_config, merge
 from dvfl.errors import Stopped, UserError
 from dvfl.files import read_json
+from dvfl.run import Run
 from dvfl.train.loop import Diverged
 from tests.ablate import postgres
+from tests.ablate.mine import MINE
 
 FORK = multiprocessing.get_context("fork")
 EPOCHS = 4
 RAW: dict[str, Any] = {
-    "datasets": ["mine"],
-    "dataset_definitions": {"mine": {"kind": "folder", "root": "/clips"}},
-    "teacher": {"model": "video_focalnet_small"},
-    "student": {"model": "video_focalnet_tiny"},
-    "arms": {"teacher": {"network": "teacher"}, "distilled": {"network": "student", "distil_from": "teacher"}},
+    **MINE,
     "ablation": {
         "heartbeat": 3,
         "tune": {
@@ -197,7 +195,7 @@ def test_a_killed_workers_trial_is_gone_on_with_by_its_rerun_and_counts_once(sto
     assert last[2].intermediate_values.keys() == {1, 2, 3, 4}
     config = check_config(values)
     assert finish(config, "mine", "search")["trials"] == {"complete": 6, "pruned": 0, "failed": 0}
-    table = pd.read_csv(plan.trials_path("mine", "search"))
+    table = pd.read_csv(paths.trials_path("mine", "search"))
     assert table["number"].tolist() == list(range(6)) and table["begun"].tolist() == [1, 1, 2, 1, 1, 1]
 
 
@@ -259,7 +257,7 @@ def test_what_would_only_fail_again_is_failed_and_counts():
     assert work(config, "mine", "search", 0, diverges) == 4
     choice = finish(config, "mine", "search")
     assert choice["trials"] == {"complete": 3, "pruned": 0, "failed": 1}
-    table = pd.read_csv(plan.trials_path("mine", "search"))
+    table = pd.read_csv(paths.trials_path("mine", "search"))
     assert table["state"].tolist() == ["complete", "failed", "complete", "complete"]
     assert table.loc[1, "error"] == "the gradient is not finite"
 
@@ -294,8 +292,8 @@ def test_the_best_validation_top1_is_chosen_and_more_trials_go_on():
     best = max(trials_of(raw()), key=lambda trial: trial.value)
     assert choice["value"] == best.value and choice["values"] == best.params
     assert (choice["subset"], choice["metric"]) == ("validation", "top1")
-    assert read_json(plan.study_directory("mine", "search") / "choice.json")["number"] == best.number
-    table = pd.read_csv(plan.trials_path("mine", "search"))
+    assert read_json(paths.study_directory("mine", "search") / "choice.json")["number"] == best.number
+    table = pd.read_csv(paths.trials_path("mine", "search"))
     assert table.loc[table["chosen"], "number"].tolist() == [best.number]
 
 
@@ -312,7 +310,7 @@ def test_hopeless_trials_are_pruned():
 
     work(config, "mine", "search", 0, answer)
     choice = finish(config, "mine", "search")
-    table = pd.read_csv(plan.trials_path("mine", "search"))
+    table = pd.read_csv(paths.trials_path("mine", "search"))
     pruned = table[table["state"] == "pruned"]
     assert 8 in pruned["number"].tolist() and len(pruned) == choice["trials"]["pruned"]
     assert pruned["top1"].isna().all() and (pruned["last_epoch"] == 1).all()
@@ -330,7 +328,7 @@ def test_two_objectives_choose_a_front_and_prune_nothing():
     assert [each["number"] for each in choice["best"]] == [0, 1, 2, 4, 5, 6, 7, 8, 9] or 3 in [
         each["number"] for each in choice["best"]
     ]
-    table = pd.read_csv(plan.trials_path("mine", "search"))
+    table = pd.read_csv(paths.trials_path("mine", "search"))
     for row in table.itertuples():
         beaten = ((table["top1"] >= row.top1) & (table["gmacs"] < row.gmacs)).any()
         assert row.chosen == (not beaten)
@@ -480,7 +478,7 @@ def test_trials_are_trained_on_train_and_judged_on_validation_to_the_tables_and_
     from dvfl.steps import tune_figures, tuning
 
     config, file = taught.config(SEARCHES), taught.config_file(SEARCHES)
-    teacher = plan.Run("colours", "split1", "as_described", "teacher", 0, "selection")
+    teacher = Run("colours", "split1", "as_described", "teacher", 0, "selection")
     assert tuning(config, "colours", "search")[-1] == teacher.directory / "weights.safetensors"
     assert command("train", teacher.directory, "--config", file)[0] == 0
 
@@ -505,7 +503,7 @@ def test_trials_are_trained_on_train_and_judged_on_validation_to_the_tables_and_
     for study in ("search", "front"):
         assert command("tune", "colours", study, "--config", file)[0] == 0
         assert command("choose", "colours", study, "--config", file)[0] == 0
-    table = pd.read_csv(plan.trials_path("colours", "search"))
+    table = pd.read_csv(paths.trials_path("colours", "search"))
     assert len(table) == 4 and table["begun"].tolist() == [1, 2, 1, 1] and table["chosen"].sum() == 1
     for row in table[table["state"] == "complete"].itertuples():
         scores = read_json(Path(row.run) / "scores.json")
@@ -528,8 +526,8 @@ def test_trials_are_trained_on_train_and_judged_on_validation_to_the_tables_and_
 def test_a_search_can_choose_for_the_arms(taught):
     values = merge(SEARCHES, {"chosen_by": ["search"]})
     config = taught.config(values)
-    distilled, student = (plan.Run("colours", "split1", "as_described", arm, 0) for arm in ("distilled", "student"))
-    path = plan.study_directory("colours", "search") / "choice.json"
+    distilled, student = (Run("colours", "split1", "as_described", arm, 0) for arm in ("distilled", "student"))
+    path = paths.study_directory("colours", "search") / "choice.json"
     assert plan.choices_of(config, distilled) == [path] and plan.choices_of(config, student) == [path]
     (_, trial), *_ = plan.tune_corners(config, "colours", "search")
     assert plan.choices_of(plan.tune_corners(config, "colours", "search")[0][0], trial) == []

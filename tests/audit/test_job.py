@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from dvfl import plan
+from dvfl import paths
 from dvfl.audit.job import audit_split, fingerprint_dataset
 from dvfl.config import DEFAULT_CONFIG, Config, load_config
 from dvfl.data.index import build_index, write_index
@@ -30,9 +30,9 @@ def prepare(config: Config, workers: int = 1) -> pd.DataFrame:
     """Index, splits and fingerprints of the only data set; the index."""
     definition = config.dataset_definitions["mine"]
     index = build_index(definition.root, definition, workers)
-    write_index(index, plan.index_path("mine"))
+    write_index(index, paths.index_path("mine"))
     for split in definition.splits:
-        write_split(make_split(index, definition, split), plan.split_path("mine", split))
+        write_split(make_split(index, definition, split), paths.split_path("mine", split))
     fingerprint_dataset(config, "mine", workers)
     return index
 
@@ -86,7 +86,7 @@ def test_planted_copies_are_found_and_named(lists, tmp_path, copied):
         "test_leaked_by_pictures": 2,
         "test_leaked_by_pictures_share": 50,
     }
-    leaks = pd.read_csv(plan.leaks_path("mine", "split1"))
+    leaks = pd.read_csv(paths.leaks_path("mine", "split1"))
     by_pictures = leaks[leaks["found_by"] == "pictures"]
     assert by_pictures[["clip_id", "other"]].values.tolist() == [
         ["Run/v_Run_g31_c01.avi", "Run/v_Run_g02_c01.avi"],
@@ -119,7 +119,7 @@ def test_the_commands(lists, tmp_path, capsys):
     cli.main(["audit", "--lists", str(lists)], standalone_mode=False)
     out = capsys.readouterr().out
     assert f"{lists}, split1" in out and "0 clips   test_leaked_by_source test" in out
-    assert plan.mismatch_path("mine", "split1").read_text() == "clip_id,subset,problem,place\n"
+    assert paths.mismatch_path("mine", "split1").read_text() == "clip_id,subset,problem,place\n"
 
 
 def test_the_real_clips(real_clips, published_lists, tmp_path, copied, monkeypatch):
@@ -148,5 +148,5 @@ def test_the_real_clips(real_clips, published_lists, tmp_path, copied, monkeypat
     assert [found[f"test_leaked_by_{way}"] for way in ("source", "bytes", "pictures")] == [0, 0, 1]
     assert (found["clips_compared_by_pictures"], found["clips_with_same_pictures"]) == (225, 0)
     assert found["clips_missing"] == 13321 - 225
-    leak = pd.read_csv(plan.leaks_path("mine", "split1")).iloc[0]
+    leak = pd.read_csv(paths.leaks_path("mine", "split1")).iloc[0]
     assert (leak["clip_id"], leak["other"]) == ("WallPushups/v_WallPushups_g77_c01.avi", source)

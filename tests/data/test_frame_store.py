@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 
-from dvfl import plan
+from dvfl import paths
 from dvfl.config import InputConfig
 from dvfl.data.clips import ClipDataset, iterate_test, iterate_training
 from dvfl.data.errors import DataError, UnreadableClip
@@ -283,7 +283,7 @@ def test_killed_it_goes_on(empty_project, dvfl_command, tmp_path):
     file = empty_project.root / "store.yaml"
     config = empty_project.config(values)
     file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    write_index(build_index(root, config.dataset_definitions["colours"], 1), plan.index_path("colours"))
+    write_index(build_index(root, config.dataset_definitions["colours"], 1), paths.index_path("colours"))
     place = Path("results/data/colours/frames/32px_q90")
     job = dvfl_command("frames", "colours", "--config", file, "--workers", "2")
     try:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from dvfl import plan
+from dvfl import paths
 from dvfl.config import EvaluateConfig, InputConfig
 from dvfl.data.clips import read_test_views
 from dvfl.data.errors import UnreadableClip
@@ -31,7 +31,7 @@ def predictions(project, **evaluate) -> pd.DataFrame:
 
 
 def clips_of(subset: str) -> list[str]:
-    split = read_split(plan.split_path("colours", "split1"))
+    split = read_split(paths.split_path("colours", "split1"))
     return sorted(split.loc[split["subset"] == subset, "clip_id"])
 
 
@@ -39,7 +39,7 @@ def test_every_test_clip_is_predicted_once_and_no_other(taught):
     table = predictions(taught)
     assert table["clip_id"].tolist() == clips_of("test")
     assert list(table.columns) == ["clip_id", "label", "probabilities"]
-    index = read_index(plan.index_path("colours")).set_index("clip_id")
+    index = read_index(paths.index_path("colours")).set_index("clip_id")
     assert table["label"].tolist() == index.loc[table["clip_id"], "label"].tolist()
     sums = table["probabilities"].map(sum)
     assert np.allclose(sums, 1) and table["probabilities"].map(len).eq(3).all()

@@ -26,7 +26,7 @@ VALUES: dict[str, Any] = {
 
 def finish(project: Project) -> None:
     """Does the whole pipeline's work, by the functions behind its commands."""
-    from dvfl import plan, steps
+    from dvfl import paths, plan, steps
     from dvfl.ablate.job import run_trial
     from dvfl.ablate.study import choose
     from dvfl.audit.job import audit_split, fingerprint_dataset
@@ -45,15 +45,15 @@ def finish(project: Project) -> None:
     audit_split(config, "colours", "split1")
     for run in plan.trial_runs(config, "colours", "epochs"):
         run_trial(config, run)
-    write_json(plan.study_directory("colours", "epochs") / "choice.json", choose(config, "colours", "epochs"))
+    write_json(paths.study_directory("colours", "epochs") / "choice.json", choose(config, "colours", "epochs"))
     for run in plan.final_runs(config):
         train_run(config, run)
         test_run(config, run)
         score_run(config, run)
     for model in steps.profiled_models(config):
         profile_one(config, model, threads=1)
-    plan.released_loss_path().parent.mkdir(parents=True)
-    released_loss().to_csv(plan.released_loss_path(), index=False)
+    paths.released_loss_path().parent.mkdir(parents=True)
+    released_loss().to_csv(paths.released_loss_path(), index=False)
     for name, build in TABLES.items():
         write_table(build(config), folder / name)
     write_all([folder / f"{name}.csv" for name in TABLES])

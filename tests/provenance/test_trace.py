@@ -110,7 +110,7 @@ def test_no_such_row_and_no_such_run_are_said(finished, command):
     (RUNS / "student/seed0/run.json").unlink()
     code, _, err = command("trace", TABLE, "--row", row)
     assert code == 1 and f"row {row}: no run.json under results/runs or results/ablation" in err and gone in err
-    assert "none.csv is missing" in command("trace", "none.csv", "--row", 1)[2]
+    assert "none.csv: there is no such file; give a table" in command("trace", "none.csv", "--row", 1)[2]
 
 
 def test_what_jobs_keep_for_each_other_is_no_run(tmp_path):

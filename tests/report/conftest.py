@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dvfl import plan
+from dvfl import paths, plan
+from dvfl.ablate.trials import study_trials
 from dvfl.audit import findings
 from dvfl.config import Config, check_config
 from dvfl.distill.released_loss import released_loss
@@ -24,6 +25,7 @@ from dvfl.report.ablation import runs_by_trial
 from dvfl.report.checks import SHOWN
 from dvfl.report.inputs import profiled_models
 from dvfl.report.tables import TABLES, read_table, write_all, write_table
+from dvfl.run import Run
 
 ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef"
@@ -87,9 +89,9 @@ def write_results(config: Config, classes: int = 4, groups: int = 12, per_group:
         for study in config.ablation.run:
             settings = config.ablation.studies[study]
             if settings.evaluate_on == "validation":
-                _write_choice(dataset, study, plan.study_trials(settings))
-    plan.released_loss_path().parent.mkdir(parents=True, exist_ok=True)
-    released_loss(temperatures=(1, 10, 20)).to_csv(plan.released_loss_path(), index=False)
+                _write_choice(dataset, study, study_trials(settings))
+    paths.released_loss_path().parent.mkdir(parents=True, exist_ok=True)
+    released_loss(temperatures=(1, 10, 20)).to_csv(paths.released_loss_path(), index=False)
     for model in profiled_models(config):
         _write_profile(config, model, classes)
 
@@ -119,21 +121,21 @@ def _write_data(config: Config, dataset: str, names: list[str], groups: int, per
     bad = {"clip_id": "bad.mp4", "class_name": names[0], "label": 0, "group": "g99"}
     rows.append(bad | {"status": "unreadable"})
     index = pd.DataFrame(rows)
-    path = plan.index_path(dataset)
+    path = paths.index_path(dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
     index.to_parquet(path)
     merged = index.merge(pd.DataFrame(subsets), on="clip_id")
     for split in config.dataset_definitions[dataset].splits:
-        for path in (plan.split_path(dataset, split), plan.audit_path(dataset, split)):
+        for path in (paths.split_path(dataset, split), paths.audit_path(dataset, split)):
             path.parent.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(subsets).to_csv(plan.split_path(dataset, split), index=False)
+        pd.DataFrame(subsets).to_csv(paths.split_path(dataset, split), index=False)
         leak, _ = findings.leaked_by_source(merged, r"_(?P<group>g\d+)_")
         rows = [*findings.contents(merged), *findings.left_out(index, None), *leak]
-        pd.DataFrame(rows, columns=findings.COLUMNS).to_csv(plan.audit_path(dataset, split), index=False)
+        pd.DataFrame(rows, columns=findings.COLUMNS).to_csv(paths.audit_path(dataset, split), index=False)
     return merged
 
 
-def _skill(config: Config, run: plan.Run, trial: str) -> float:
+def _skill(config: Config, run: Run, trial: str) -> float:
     """Chance of a right answer: arms differ, alpha helps, more clips help the student."""
     skill = ACCURACY.get(run.arm, 0.6)
     if "clips_per_class=" in trial:
@@ -144,7 +146,7 @@ def _skill(config: Config, run: plan.Run, trial: str) -> float:
     return skill
 
 
-def _write_run(config: Config, run: plan.Run, trial: str, index: pd.DataFrame, names: list[str]) -> None:
+def _write_run(config: Config, run: Run, trial: str, index: pd.DataFrame, names: list[str]) -> None:
     rng = np.random.default_rng(hash_of(str(run)))
     settings = plan.run_settings(config, run)
     clips = index[index["subset"] == settings.evaluated_on]
@@ -191,10 +193,10 @@ def _write_run(config: Config, run: plan.Run, trial: str, index: pd.DataFrame, n
     _write_history(run, settings.train.epochs, teacher is not None, rng)
     if run in plan.motion_checked(config):
         top1 = {name: {"value": 0.5, "ci_low": 0.4, "ci_high": 0.6} for name in SHOWN}
-        _write_json(plan.motion_check_path(run), {"clips": 24, "chance": 1 / len(names), "top1": top1})
+        _write_json(paths.motion_check_path(run), {"clips": 24, "chance": 1 / len(names), "top1": top1})
 
 
-def _write_history(run: plan.Run, epochs: int, distilled: bool, rng: np.random.Generator) -> None:
+def _write_history(run: Run, epochs: int, distilled: bool, rng: np.random.Generator) -> None:
     epoch = np.arange(1, epochs + 1)
     fall = np.exp(-3 * epoch / epochs)
     noise = 1 + 0.05 * rng.standard_normal(epochs)
@@ -218,7 +220,7 @@ def _write_history(run: plan.Run, epochs: int, distilled: bool, rng: np.random.G
 def _write_choice(dataset: str, study: str, trials: dict[str, dict[str, Any]]) -> None:
     chosen = "alpha=0.9,temperature=4"
     _write_json(
-        plan.study_directory(dataset, study) / "choice.json",
+        paths.study_directory(dataset, study) / "choice.json",
         {
             "study": study,
             "metric": "top1",
@@ -244,7 +246,7 @@ def _write_profile(config: Config, model: str, classes: int) -> None:
     params, gmacs = PARAMS[model]
     paper = model in config.profile.paper_models
     _write_json(
-        plan.profile_path(model),
+        paths.profile_path(model),
         {
             "model": model,
             "num_classes": 101 if paper else classes,

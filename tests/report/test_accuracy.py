@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 
 from dvfl.config import merge
-from dvfl.plan import Run
 from dvfl.report.accuracy import MEAN, build_accuracy
 from dvfl.report.contrasts import contrasts, main_arms
 from dvfl.report.results import ReportError, read_record
 from dvfl.report.rows import COLUMNS, select
+from dvfl.run import Run
 
 MOTIONS = {"dataset": "motions", "split": "split1"}
 

@@ -8,7 +8,7 @@ import re
 import pandas as pd
 import pytest
 
-from dvfl import plan
+from dvfl import paths
 from dvfl.report import claims as claims_table
 from dvfl.report import inputs
 from dvfl.report.accuracy import build_accuracy
@@ -50,7 +50,7 @@ def test_ratios_of_paper_and_own_models(tables):
 
 def test_exported_forms_name_their_runtime_and_come_after(tree):
     config = tree()
-    path = plan.profile_path("vfl_net")
+    path = paths.profile_path("vfl_net")
     profile = json.loads(path.read_text())
     batch = profile["batches"][0] | {"latency_ms": 1.5}
     form = {
@@ -115,7 +115,7 @@ def test_what_the_abstract_says_is_tested_in_every_run(tables):
 
 def test_a_student_that_takes_more_memory_does_not_take_less(tree):
     config = tree()
-    path = plan.profile_path("vfl_net")
+    path = paths.profile_path("vfl_net")
     profile = json.loads(path.read_text())
     profile["batches"][0]["peak_memory_mb"] = 10 * profile["batches"][0]["peak_memory_mb"]
     path.write_text(json.dumps(profile))

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dvfl import plan
+from dvfl import paths, plan
 from dvfl.config import ConfigError
 from dvfl.config.protocols import measured
 from dvfl.evaluate.statistics import holm
+from dvfl.files import NotMadeYet
 from dvfl.report.figures import ON_DEMAND, write_figure
 from dvfl.report.measures import contrast, difference, difference_of_means
 from dvfl.report.protocol_effects import build_protocol_effects, effects, in_words
-from dvfl.report.results import ReportError
 from dvfl.report.rows import COLUMNS, select, setting_parts
 from dvfl.report.style import style
 from dvfl.report.tables import read_table, write_table
@@ -42,7 +42,7 @@ def config():
 def trials(config, tree, monkeypatch):
     """Predictions of every trial: half right, but for the two that SKILL names."""
     tree(config, classes=4, groups=60)
-    index = pd.read_parquet(plan.index_path("motions"))
+    index = pd.read_parquet(paths.index_path("motions"))
     index = index[index["status"] == "ok"]
     for run in plan.trial_runs(config, "motions", "protocol_effects"):
         rng = np.random.default_rng(hash_of(f"{run.seed}"))
@@ -165,5 +165,5 @@ def test_a_config_without_the_study_and_a_trial_that_is_missing_are_named(trials
     with pytest.raises(ConfigError, match="none measures the differences between the protocols"):
         build_protocol_effects(make_config())
     Path("results/ablation/motions/protocol_effects/leaky_split/distilled/seed1/predictions.parquet").unlink()
-    with pytest.raises(ReportError, match=r"leaky_split/distilled/seed1/predictions\.parquet is missing"):
+    with pytest.raises(NotMadeYet, match=r"leaky_split/distilled/seed1/predictions\.parquet: not there yet"):
         build_protocol_effects(trials)

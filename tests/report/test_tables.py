@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from dvfl.files import NotMadeYet
 from dvfl.report.formats import as_html, as_latex, as_markdown
 from dvfl.report.inputs import table_inputs
 from dvfl.report.results import ReportError
@@ -74,7 +75,7 @@ def test_a_table_needs_its_inputs_and_nothing_else(tree, table):
     missing.unlink()
     if missing.name == "scores.json":
         (missing.parent / "predictions.parquet").unlink()  # several seeds are read from these
-    with pytest.raises(ReportError, match=r"is missing; make it with: snakemake"):
+    with pytest.raises(NotMadeYet, match=f"{missing}: not there yet; make it with `dvfl results"):
         TABLES[table](config)
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dvfl.config import ConfigError, TrackingConfig
-from dvfl.plan import Run
+from dvfl.run import Run
 from dvfl.track import (
     OUTBOXES,
     Tracker,

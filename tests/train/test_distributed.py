@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,42 +21,19 @@ from dvfl.config import ConfigError, DistillConfig, TrainConfig
 from dvfl.data.errors import UnreadableClip
 from dvfl.data.splits import read_split
 from dvfl.distill.targets import CachedTargets, OnlineTargets
-from dvfl.distill.task import DistillationTask, SupervisedTask, frozen
+from dvfl.distill.task import Batch, DistillationTask, SupervisedTask, frozen
 from dvfl.errors import Stopped
 from dvfl.evaluate import job as evaluation
 from dvfl.files import read_json, sha256
-from dvfl.plan import split_path
+from dvfl.paths import split_path
 from dvfl.train.checkpoint import Checkpoint
 from dvfl.train.distributed import ALONE, ProcessEnded, Processes, run_on_processes
 from dvfl.train.lease import LeaseTaken
 from dvfl.train.loop import fit, micro_batches_of, resolve
+from tests.train.views import CLASSES, Views
 
 ROOT = Path(__file__).parents[2]
-CLASSES = 3
 RUN = Path("results/runs/colours/split1/as_described")
-
-
-class Views:
-    """Stands for a ClipDataset: clip i of class i mod 3 is bright in channel i mod 3."""
-
-    def __init__(self, count: int):
-        self.labels = np.arange(count) % CLASSES
-        noise = torch.Generator().manual_seed(0)
-        self.views = torch.randint(0, 120, (count, 2, 3, 8, 8), generator=noise, dtype=torch.uint8)
-        for i, label in enumerate(self.labels):
-            self.views[i, :, label] += 100
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def training_view(self, i: int, epoch: int) -> torch.Tensor:
-        return self.views[i].roll(epoch, -1)
-
-    def is_kept(self, i: int, epoch: int) -> bool:
-        return False
-
-    def keep(self, i: int, epoch: int, view: torch.Tensor) -> None:
-        pass
 
 
 def network(dropout: float = 0.2, seed: int = 0, batch_norm: bool = False) -> nn.Module:
@@ -255,6 +233,31 @@ def test_what_ends_one_process_ends_all_and_is_said(what, kind, said):
     assert time.monotonic() - begin < 60
     if what == "bug":  # where it was, too
         assert "in fail" in "".join(caught.value.__notes__)
+
+
+class Depthwise(nn.Module):
+    """A depthwise convolution of channels-last activations, as in focal modulation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Conv2d(3, 3, 3, padding=1, groups=3)
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        return self.kernel(clips.mean(1).contiguous(memory_format=torch.channels_last)).mean((2, 3))
+
+
+def note_warnings(processes: Processes, folder: Path) -> None:
+    clips, labels = torch.rand(2, 2, 3, 8, 8), torch.tensor([0, 1])
+    soft = nn.functional.one_hot(labels, CLASSES).float()
+    with warnings.catch_warnings(record=True) as seen:
+        objective = processes.parallel(SupervisedTask(Depthwise()), torch.device("cpu"))
+        objective(Batch(clips, labels, soft, labels, 0)).total.backward()
+    keep_list(folder / str(processes.rank), [str(each.message) for each in seen])
+
+
+def test_gradients_of_depthwise_kernels_warn_of_nothing(tmp_path):
+    run_on_processes(TrainConfig(processes=2, accumulate=2, device="cpu"), note_warnings, tmp_path)
+    assert [(tmp_path / str(rank)).read_text() for rank in (0, 1)] == ["", ""]
 
 
 # ---------------------------------------------------------------------------------------------------------- real jobs

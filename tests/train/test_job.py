@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dvfl import plan
+from dvfl import paths, plan
 from dvfl.config import ConfigError
 from dvfl.data.errors import DataError
 from dvfl.data.fetch import FetchError
@@ -28,6 +28,7 @@ from dvfl.models import create_model
 from dvfl.models.weights import NetworkDescription, WeightsError, load_network, save_weights
 from dvfl.train import job, teacher
 from dvfl.train.checkpoint import Checkpoint
+from dvfl.train.inputs import input_hashes
 from dvfl.train.lease import LeaseTaken, lease
 
 RUN = Path("results/runs/colours/split1/as_described")
@@ -123,7 +124,7 @@ def test_a_run_reads_the_frame_store_that_its_config_has(project, command):
 @pytest.mark.parametrize("joined", [True, False])
 def test_validation_clips_are_trained_on_as_the_config_says(project, joined):
     directory = project.train("student", {"train": {"include_validation": joined}})
-    subsets = read_split(plan.split_path("colours", "split1"))["subset"].value_counts()
+    subsets = read_split(paths.split_path("colours", "split1"))["subset"].value_counts()
     assert subsets["validation"] > 0 and subsets["test"] > 0
     expected = subsets["train"] + (subsets["validation"] if joined else 0)
     about = read_json(directory / "run.json")
@@ -135,7 +136,7 @@ def test_the_selection_stage_never_trains_on_validation(project):
     config = project.config()
     run = project.run(config, "teacher", stage="selection")
     job.train_run(config, run)
-    subsets = read_split(plan.split_path("colours", "split1"))["subset"].value_counts()
+    subsets = read_split(paths.split_path("colours", "split1"))["subset"].value_counts()
     assert read_json(run.directory / "run.json")["train_clips"] == subsets["train"]
     assert history(run.directory)["val_top1"].notna().all()
 
@@ -242,7 +243,7 @@ def test_other_bytes_to_start_from_train_anew(project):
     image_weights(path, width=4, seed=6)
     assert outcome(project.train("student", values))[0] != one[0]
     config = project.config()
-    assert "start_from" not in job.input_hashes(config, project.run(config))
+    assert "start_from" not in input_hashes(config, project.run(config))
 
 
 def test_named_weights_are_those_that_were_fetched(project):
@@ -391,7 +392,7 @@ OTHER_SPLIT = {"dataset": "colours", "split": "split2", "sha256": "0" * 64}
 
 
 def test_weights_say_which_clips_they_learned(taught):
-    split = sha256(plan.split_path("colours", "split1"))
+    split = sha256(paths.split_path("colours", "split1"))
     for arm in ("teacher", "distilled"):
         _, description = load_network(taught.train(arm) / "weights.safetensors")
         assert description.trained_on == {"dataset": "colours", "split": "split1", "sha256": split}
@@ -406,7 +407,7 @@ def test_a_teacher_of_another_split_is_refused(taught):
 
 
 def test_a_teacher_from_before_its_split_was_drawn_anew_is_refused(taught):
-    split = plan.split_path("colours", "split1")
+    split = paths.split_path("colours", "split1")
     split.write_text(split.read_text().replace(",validation", ",train"))
     with pytest.raises(WeightsError, match="was trained on colours, split1"):
         taught.train("distilled")
@@ -557,7 +558,7 @@ def test_an_explicit_resume_under_a_changed_config_says_what_changed(stopped, co
     assert "was begun with other settings or inputs, so it cannot go on" in err
     assert [line for line in err.splitlines() if " then, " in line] == ["dvfl:   train.lr: 0.01 then, 0.02 now"]
     assert not (RUN / "student/seed0").exists()
-    split = plan.split_path("colours", "split1")
+    split = paths.split_path("colours", "split1")
     before = sha256(split)
     split.write_text(split.read_text().replace(",validation", ",train"))
     _, _, err = command("train", "--resume", RESUME, "--config", stopped.config_file(FIVE))
@@ -588,7 +589,7 @@ def test_changed_clips_start_afresh(project, another_folder, monkeypatch):
         stopped.train("student", FIVE)
     (checkpoint,) = checkpoints(stopped)
     saved = torch.load(checkpoint)["history"]
-    split = plan.split_path("colours", "split1")
+    split = paths.split_path("colours", "split1")
     split.write_text(split.read_text().replace(",validation", ",train"))
     stopped.train("student", FIVE)
     assert pd.read_csv(RUN / "student/seed0/history.csv")["seconds"][0] != saved[0]["seconds"]

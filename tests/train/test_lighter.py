@@ -15,10 +15,11 @@ from dvfl.config import ConfigError, TrainConfig
 from dvfl.distill.task import SupervisedTask
 from dvfl.files import read_json, sha256
 from dvfl.models import create_model
-from dvfl.train import job
 from dvfl.train.checkpoint import Checkpoint
 from dvfl.train.loop import Diverged, fit, resolve
-from tests.train.test_distributed import Views, network
+from dvfl.train.network import make_lighter
+from tests.train.test_distributed import network
+from tests.train.views import Views
 
 RUN = Path("results/runs/colours/split1/as_described")
 DROPPED = {"student": {"model_overrides": {"drop_path_rate": 0.3}}}
@@ -66,7 +67,7 @@ def test_gradient_checkpointing_is_refused_where_it_would_not_do_what_it_says(pr
     settings = settings.model_copy(update={"network": settings.network.model_copy(update={"model": model})})
     network = create_model(model, num_classes=3, num_frames=2, img_size=32) if "resnet" in model else nn.Linear(2, 2)
     with pytest.raises(ConfigError, match=f"{model}.*{said}"):
-        job.make_lighter(network, settings)
+        make_lighter(network, settings)
 
 
 def test_timm_models_that_know_it_checkpoint_gradients():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,33 +14,7 @@ from dvfl.distill.task import DistillationTask, SupervisedTask, frozen
 from dvfl.errors import Stopped
 from dvfl.train.checkpoint import Checkpoint
 from dvfl.train.loop import Diverged, fit, resolve
-
-CLASSES = 3
-
-
-class Views:
-    """Stands for a ClipDataset: clip i of class i mod 3 is bright in channel i mod 3."""
-
-    classes = ("blue", "green", "red")
-
-    def __init__(self, count: int = 12, seed: int = 0):
-        self.labels = np.arange(count) % CLASSES
-        noise = torch.Generator().manual_seed(seed)
-        self.views = torch.randint(0, 120, (count, 2, 3, 8, 8), generator=noise, dtype=torch.uint8)
-        for i, label in enumerate(self.labels):
-            self.views[i, :, label] += 100
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def training_view(self, i: int, epoch: int) -> torch.Tensor:
-        return self.views[i].roll(epoch, -1)
-
-    def is_kept(self, i: int, epoch: int) -> bool:
-        return False
-
-    def keep(self, i: int, epoch: int, view: torch.Tensor) -> None:
-        pass
+from tests.train.views import CLASSES, Views
 
 
 def network(dropout: float = 0.0, seed: int = 0) -> nn.Module:

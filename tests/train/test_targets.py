@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from dvfl import plan
+from dvfl import paths, stores
 from dvfl.config import ConfigError
 from dvfl.distill import target_store as store_module
 from dvfl.distill.target_store import TargetsError, TargetStore
@@ -44,7 +44,7 @@ def written(place, values: dict, **distill) -> Path:
     config = place.config(values | {"distill": {"targets": "stored", **distill}})
     run = place.run(config, "distilled")
     write_targets(config, run)
-    return Path(read_json(plan.targets_directory(config, run) / "ready.json")["folder"])
+    return Path(read_json(stores.targets_directory(config, run) / "ready.json")["folder"])
 
 
 def no_teacher(monkeypatch) -> None:
@@ -128,7 +128,7 @@ def test_a_store_of_another_teacher_or_index_is_never_used_and_makes_room_for_th
     assert read_json(distil(taught, MIXED, "auto") / "run.json")["teacher_targets"] == "online"
     new = written(taught, MIXED)
     assert new != old and new.is_dir() and not old.exists()
-    index = plan.index_path("colours")
+    index = paths.index_path("colours")
     table = pd.read_parquet(index)
     table.assign(fps=table["fps"] + 1).to_parquet(index)
     with pytest.raises(MissingInput):

@@ -16,7 +16,7 @@ rule trial:
     log:
         "results/logs/trial/{run}.log",
     wildcard_constraints:
-        run=plan.any_of(name for name, run in RUNS.items() if run.study),
+        run=any_of(name for name, run in RUNS.items() if run.study),
     conda:
         "../../envs/dvfl.yaml"
     threads: lambda wc: needs.training_cores(RUNS[wc.run])
@@ -39,7 +39,7 @@ rule choose:
     log:
         "results/logs/choose/{dataset}.{study}.log",
     wildcard_constraints:
-        study=plan.any_of(CONFIG.ablation.studies),
+        study=any_of(CONFIG.ablation.studies),
     conda:
         "../../envs/dvfl.yaml"
     resources:
@@ -60,7 +60,7 @@ rule tune:
     log:
         "results/logs/tune/{dataset}.{study}.{worker}.log",
     wildcard_constraints:
-        study=plan.any_of(CONFIG.ablation.tune),
+        study=any_of(CONFIG.ablation.tune),
         worker=r"\d+",
     conda:
         "../../envs/dvfl.yaml"
@@ -85,7 +85,7 @@ rule tuned:
     log:
         "results/logs/tuned/{dataset}.{study}.log",
     wildcard_constraints:
-        study=plan.any_of(CONFIG.ablation.tune),
+        study=any_of(CONFIG.ablation.tune),
     conda:
         "../../envs/dvfl.yaml"
     resources:
@@ -111,8 +111,8 @@ rule tune_figure:
     log:
         "results/logs/tune_figure/{dataset}.{study}.{picture}.log",
     wildcard_constraints:
-        study=plan.any_of(CONFIG.ablation.tune),
-        picture=plan.any_of(steps.PICTURES),
+        study=any_of(CONFIG.ablation.tune),
+        picture=any_of(steps.PICTURES),
     conda:
         "../../envs/dvfl.yaml"
     resources:

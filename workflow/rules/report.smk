@@ -65,7 +65,7 @@ rule figures:
 
 rule released_loss:
     output:
-        plan.released_loss_path(),
+        paths.released_loss_path(),
     log:
         "results/logs/released_loss.log",
     conda:

@@ -1,11 +1,11 @@
 # Training, distillation, prediction and scores of the runs that the arms name, and of the selection stage's teachers.
 # A run is known by its directory under results/.
-RUNS = {run.directory.relative_to(plan.RESULTS).as_posix(): run for run in plan.all_runs(CONFIG)}
+RUNS = {run.directory.relative_to(paths.RESULTS).as_posix(): run for run in plan.all_runs(CONFIG)}
 OUTSIDE_STUDIES = {name: run for name, run in RUNS.items() if not run.study}
-ON_LABELS = plan.any_of(name for name, run in OUTSIDE_STUDIES.items() if plan.teacher_of(CONFIG, run) is None)
+ON_LABELS = any_of(name for name, run in OUTSIDE_STUDIES.items() if plan.teacher_of(CONFIG, run) is None)
 WEIGHTS = {definition.file: name for name, definition in CONFIG.weights_definitions.items()}
-DISTILLED = plan.any_of(name for name, run in OUTSIDE_STUDIES.items() if plan.teacher_of(CONFIG, run) is not None)
-STORES = {path.relative_to(plan.RESULTS).as_posix(): runs for path, runs in plan.target_stores(CONFIG).items()}
+DISTILLED = any_of(name for name, run in OUTSIDE_STUDIES.items() if plan.teacher_of(CONFIG, run) is not None)
+STORES = {path.relative_to(paths.RESULTS).as_posix(): runs for path, runs in stores.target_stores(CONFIG).items()}
 TARGETS = {run: f"results/{store}/ready.json" for store, runs in STORES.items() for run in runs}
 
 
@@ -34,7 +34,7 @@ rule fetch_weights:
     log:
         "results/logs/fetch_weights/{file}.log",
     wildcard_constraints:
-        file=plan.any_of(WEIGHTS),
+        file=any_of(WEIGHTS),
     conda:
         "../../envs/dvfl.yaml"
     resources:
@@ -58,7 +58,7 @@ rule targets:
     log:
         "results/logs/{store}.log",
     wildcard_constraints:
-        store=plan.any_of(STORES),
+        store=any_of(STORES),
     priority: 10  # others wait for targets
     conda:
         "../../envs/dvfl.yaml"
@@ -127,15 +127,15 @@ rule test:
     input:
         weights="results/{run}/weights.safetensors",
         about="results/{run}/run.json",
-        index=lambda wc: plan.index_path(RUNS[wc.run].dataset),
-        split=lambda wc: plan.split_path(RUNS[wc.run].dataset, RUNS[wc.run].split),
+        index=lambda wc: paths.index_path(RUNS[wc.run].dataset),
+        split=lambda wc: paths.split_path(RUNS[wc.run].dataset, RUNS[wc.run].split),
         frames=lambda wc: steps.frames(CONFIG, RUNS[wc.run]),
     output:
         "results/{run}/predictions.parquet",
     log:
         "results/logs/test/{run}.log",
     wildcard_constraints:
-        run=plan.any_of(OUTSIDE_STUDIES),
+        run=any_of(OUTSIDE_STUDIES),
     conda:
         "../../envs/dvfl.yaml"
     threads: lambda wc: needs.training_cores(RUNS[wc.run])
@@ -153,15 +153,15 @@ rule score:
     input:
         predictions="results/{run}/predictions.parquet",
         about="results/{run}/run.json",
-        index=lambda wc: plan.index_path(RUNS[wc.run].dataset),
-        split=lambda wc: plan.split_path(RUNS[wc.run].dataset, RUNS[wc.run].split),
+        index=lambda wc: paths.index_path(RUNS[wc.run].dataset),
+        split=lambda wc: paths.split_path(RUNS[wc.run].dataset, RUNS[wc.run].split),
         ready=ancient("results/tracking/ready.json"),
     output:
         "results/{run}/scores.json",
     log:
         "results/logs/score/{run}.log",
     wildcard_constraints:
-        run=plan.any_of(OUTSIDE_STUDIES),
+        run=any_of(OUTSIDE_STUDIES),
     conda:
         "../../envs/dvfl.yaml"
     resources:
@@ -178,14 +178,14 @@ rule score:
 rule motion_check:
     input:
         weights="results/{run}/weights.safetensors",
-        split=lambda wc: plan.split_path(RUNS[wc.run].dataset, RUNS[wc.run].split),
+        split=lambda wc: paths.split_path(RUNS[wc.run].dataset, RUNS[wc.run].split),
         frames=lambda wc: steps.frames(CONFIG, RUNS[wc.run]),
     output:
         "results/{run}/motion_check.json",
     log:
         "results/logs/motion_check/{run}.log",
     wildcard_constraints:
-        run=plan.any_of(OUTSIDE_STUDIES),
+        run=any_of(OUTSIDE_STUDIES),
     conda:
         "../../envs/dvfl.yaml"
     resources:

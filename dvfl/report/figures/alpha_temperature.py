@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from dvfl.ablate.trials import study_trials
 from dvfl.config import Config
-from dvfl.plan import study_trials
 from dvfl.report import style
 from dvfl.report.inputs import TABLES
 from dvfl.report.rows import select, setting_parts

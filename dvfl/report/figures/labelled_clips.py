@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from dvfl.ablate.trials import study_trials
 from dvfl.config import Config
-from dvfl.plan import study_trials
 from dvfl.report import style
 from dvfl.report.inputs import TABLES
 from dvfl.report.rows import select, setting_parts

@@ -1,0 +1,93 @@
+"""What networks cost, what is fast, and how the released loss compares."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dvfl.cli.common import say, with_config
+
+if TYPE_CHECKING:
+    from dvfl.config import Config
+
+
+@click.command()
+@with_config
+@click.argument("model")
+@click.option("--threads", default=1, show_default=True, help="CPU threads of the timed passes.")
+@click.option("--larger", is_flag=True, help="At profile.larger_batches instead of profile.batch_sizes.")
+def profile(config: Config, model: str, threads: int, larger: bool) -> None:
+    """Measure a model: parameters, multiply-adds, latency, memory."""
+    from dvfl.profile.job import profile_one
+
+    found = profile_one(config, model, threads, larger)
+    uncounted = ", ".join(f"{op} ({n} calls)" for op, n in found["uncounted"].items()) or "nothing"
+    say(
+        f"{model}: {found['params'] / 1e6:.2f} M params, {found['gmacs']:.4g} GMACs ({found['gflops']:.4g} GFLOPs), "
+        f"{found['other_gops']:.3g} G other operations; uncounted: {uncounted}"
+    )
+    for batch in found["batches"]:
+        say(
+            f"  batch {batch['batch']}: {batch['latency_ms']:.1f} ms (median of {batch['repeats']}), "
+            f"{batch['clips_per_second']:.1f} clips/s, peak memory {batch['peak_memory_mb']:.0f} MB"
+        )
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every pair; what is done where no NAMES are given, too.")
+@click.option("--quick", is_flag=True, help="The pairs that take two minutes together.")
+@click.option("--threads", default=None, type=int, help="CPU threads of the networks; the usable cores unless given.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("results/tables/benchmark"), show_default=True,
+    help="Files to write, .csv and .md.",
+)  # fmt: skip
+def bench(names: tuple[str, ...], everything: bool, quick: bool, threads: int | None, out: Path) -> None:
+    """Measure what speed is claimed: each fast way beside the plain one, in turn, once their results agree.
+
+    NAMES are pairs, or beginnings of their names.
+    """
+    from rich.console import Console
+
+    from dvfl.bench.pairs import Sizes, Unavailable, chosen, measure
+    from dvfl.bench.table import as_table, circumstances, write_benchmark
+    from dvfl.profile.machine import usable_cores
+    from dvfl.progress import track
+
+    if bool(names) + everything + quick > 1:
+        raise click.UsageError("give NAMES, --all or --quick, one of them")
+    sizes = Sizes(threads=threads or usable_cores())
+    pairs = chosen(names, quick)
+    results, left_out = [], {}
+    for each in track(pairs, len(pairs), "Pairs measured"):
+        try:
+            results.append(measure(each, sizes))
+        except Unavailable as reason:
+            left_out[each.name] = str(reason)
+        write_benchmark(out, results, left_out, circumstances())
+    Console(width=None if sys.stdout.isatty() else 200).print(as_table(results))
+    for name, reason in left_out.items():
+        say(f"{name}: not measured, {reason}")
+
+
+@click.command("released-loss")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="CSV file to write.")
+def released_loss(out: Path) -> None:
+    """Measure the released loss, its value and its gradient, beside KL's on random logits."""
+    from dvfl.distill.released_loss import CLASSES, CLIPS, SEED, STD
+    from dvfl.distill.released_loss import released_loss as measure
+    from dvfl.files import atomic
+
+    found = measure()
+    with atomic(out) as partial:
+        found.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+    at_10 = found[found["temperature"] == 10].set_index("loss")
+    weaker = at_10.at["forward_kl", "gradient"] / at_10.at["released_code", "gradient"]
+    kl, released = (at_10.at[loss, "value"] for loss in ("forward_kl", "released_code"))
+    say(
+        f"{CLIPS} pairs of normal logits (standard deviation {STD:g}, seed {SEED}), {CLASSES} classes, T = 10: "
+        f"KL {kl:.2f}, the released loss {released:.1f}, its gradient {weaker:.0f} times weaker"
+    )
