@@ -25,9 +25,9 @@ def protocol_effects(config: Config) -> None:
     from dvfl.report.tables import write_table
 
     table = build_protocol_effects(config)
-    write_table(table, folder / "protocol_effects")
-    write_figure("protocol_effects", config)
     text = in_words(table)
+    write_table(table, folder / "protocol_effects", text)
+    write_figure("protocol_effects", config)
     with atomic(folder / "protocol_effects.txt") as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")
     click.echo(text, nl=False)

@@ -19,7 +19,7 @@ class EvaluateConfig(Section):
         description="Frames of several temporal clips: spread evenly over the segments, or drawn at random, as the "
         "released datasets/pipeline.py does (finding random_multiview). A single clip takes the segments' centres.",
     )
-    batch_size: Count = Field(32, description="Views that the network takes at once.")
+    batch_size: Count = Field(32, description="Views that the network takes at once [2 clips].")
     drop_last: bool = Field(
         False,
         description="Leave out the clips of the last incomplete batch, as the released datasets/build.py does (finding "

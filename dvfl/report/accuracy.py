@@ -107,6 +107,7 @@ def _arm_rows(config: Config, dataset: str, split: str, arm: str) -> Iterator[Ro
             views=views(config),
             weights="given" if _given(records[0]) else None,
             **_distillation(records[0]),
+            selected_on=_selected_on(runs),
             interval=covered,
             teachers=teachers_of(config, runs),
         ),
@@ -140,9 +141,11 @@ def _contrast_rows(config: Config, dataset: str, split: str) -> Iterator[Row]:
             yield row | note | {"unit": "percentage points"}
             continue
         found = contrast(pairs)
-        teachers = teachers_of(config, [run for pair in pairs for run in pair])
+        runs = [run for pair in pairs for run in pair]
+        teachers = teachers_of(config, runs)
         seeds = setting(
             views=views(config),
+            selected_on=_selected_on(runs),
             paired="seed",
             interval=covers(found.interval),
             test="t",
@@ -152,7 +155,9 @@ def _contrast_rows(config: Config, dataset: str, split: str) -> Iterator[Row]:
     yield from difference_rows([(row, found.interval, pairs) for row, found, pairs in contrasted])
     for row, found, pairs in contrasted:
         for pair, difference, p_value in zip(pairs, found.differences, found.sign_flip_p, strict=True):
-            own = setting(views=views(config), seed=pair[1].seed, test="sign flip")
+            own = setting(
+                views=views(config), selected_on=_selected_on(list(pair)), seed=pair[1].seed, test="sign flip"
+            )
             row = row | {"setting": own, "n_seeds": 1, "run_ids": run_ids(list(pair))}
             metric, unit = "top1_difference", "percentage points"
             yield row | {"metric": metric, "unit": unit, "value": 100 * difference}
@@ -163,9 +168,13 @@ def _mean_rows(config: Config, dataset: str, splits: list[str]) -> Iterator[Row]
     """Top-1 and top-5 of each arm and the contrasts, as means over the splits."""
 
     def shown(runs: list[Run], interval: SeedInterval, **parts: str) -> str:
-        teachers = teachers_of(config, runs)
         return setting(
-            views=views(config), splits="+".join(splits), interval=covers(interval), **parts, teachers=teachers
+            views=views(config),
+            splits="+".join(splits),
+            selected_on=_selected_on(runs),
+            interval=covers(interval),
+            **parts,
+            teachers=teachers_of(config, runs),
         )
 
     for arm in config.arms:
@@ -199,6 +208,12 @@ def _mean_rows(config: Config, dataset: str, splits: list[str]) -> Iterator[Row]
             }
             contrasted.append((row, interval, joined))
     yield from difference_rows(contrasted)
+
+
+def _selected_on(runs: list[Run]) -> str | None:
+    """`test` where an epoch was picked by the very clips that it is then tested on, as the released code does."""
+    trained = [record["settings"]["train"] for record in map(read_record, runs) if not _given(record)]
+    return "test" if any(train["report_epoch"] == "best_on_test" for train in trained) else None
 
 
 def _given(record: dict[str, Any]) -> bool:

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from dvfl.config import Config
-from dvfl.report.accuracy import build_accuracy, shown_splits
+from dvfl.report.accuracy import build_accuracy, shown_splits, views
 from dvfl.report.efficiency import build_efficiency
-from dvfl.report.published import ANY, lacks_arm, needs, read_published
+from dvfl.report.published import ANY, UNSTATED_VIEWS, lacks_arm, needs, read_published
 from dvfl.report.rows import select, table_frame
 
 TEACHER, STUDENT = "video_focalnet_base", "vfl_net"
@@ -42,14 +42,15 @@ STATEMENTS = (
 def build_claims(config: Config) -> pd.DataFrame:
     """One row per published number, in the order of config/published.csv, then one per claim of the abstract.
 
-    A value stands there only if this config tests exactly that number. An accuracy is reproduced
+    A value stands there only if this config tests exactly that number; where all but the number of views agrees, which
+    most sources do not state, `setting` says what this run has with its own. An accuracy is reproduced
     if the published value lies in the interval; a count if it is the measured one rounded or cut
     to the published digits; "lower" and "reduced" if the ratio is above 1; an improvement if the
     interval of the gain lies above 0.
     """
     claims = read_published()
     accuracies = claims[claims["dataset"] != ANY]
-    some_tested = any(not needs(config, claim) for _, claim in accuracies.iterrows())
+    some_tested = any(set(needs(config, claim)) <= {UNSTATED_VIEWS} for _, claim in accuracies.iterrows())
     some_tested |= any(not _gain_needs(config, dataset) for dataset in DATASETS)
     accuracy = build_accuracy(config) if some_tested else None
     efficiency = build_efficiency(config)
@@ -126,12 +127,15 @@ def _gain_verdict(found: pd.Series) -> str:
 
 def _of_accuracy(config: Config, accuracy: pd.DataFrame | None, claim: pd.Series) -> dict[str, Any]:
     lacking = needs(config, claim)
-    if lacking or accuracy is None:
+    if accuracy is None or set(lacking) - {UNSTATED_VIEWS}:
         return {"setting": f"{NOT_TESTED}{', '.join(lacking)}"}
     place = claim[["dataset", "split", "arm", "metric"]]
     found = select(accuracy, **place).iloc[0]
+    ends = f"[{found['ci_low']:.1f}, {found['ci_high']:.1f}]"
+    if lacking:
+        return {"setting": f"{NOT_TESTED}{UNSTATED_VIEWS}; with {views(config)} it is {found['value']:.1f} {ends} here"}
     within = found["ci_low"] <= claim["value"] <= found["ci_high"]
-    interval = f"the 95 % interval [{found['ci_low']:.1f}, {found['ci_high']:.1f}]"
+    interval = f"the 95 % interval {ends}"
     if within:
         verdict = f"reproduced: the published value lies in {interval}"
     else:

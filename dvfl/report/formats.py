@@ -17,9 +17,9 @@ NOTE = (
 )
 
 
-def as_markdown(frame: pd.DataFrame) -> str:
-    """Pipe tables under headings."""
-    parts: list[str] = []
+def as_markdown(frame: pd.DataFrame, words: str = "") -> str:
+    """Pipe tables under headings, and before them what is said of them in `words`, paragraphs between empty lines."""
+    parts = [_markdown(paragraph) for paragraph in _paragraphs(words)]
     table = None
     for block in blocks(frame):
         if block.table != table:
@@ -63,9 +63,10 @@ def as_latex(frame: pd.DataFrame) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def as_html(frame: pd.DataFrame, csv: str, name: str) -> str:
-    """A page for a browser and for Snakemake's report, with the CSV file, `name`.csv, in it."""
-    parts = [f"<p>{escape(NOTE.replace('`', ''))} {csv_link(csv, name)}</p>"]
+def as_html(frame: pd.DataFrame, csv: str, name: str, words: str = "") -> str:
+    """A page for a browser and for Snakemake's report, with the CSV file, `name`.csv, in it; `words` as above."""
+    parts = [f"<p>{escape(paragraph)}</p>" for paragraph in _paragraphs(words)]
+    parts.append(f"<p>{escape(NOTE.replace('`', ''))} {csv_link(csv, name)}</p>")
     table = None
     for block in blocks(frame):
         if block.table != table:
@@ -113,6 +114,10 @@ td {{ border-top: 1px solid #ddd; max-width: 40em; }}
 {body}
 </html>
 """
+
+
+def _paragraphs(text: str) -> list[str]:
+    return [paragraph for paragraph in text.strip().split("\n\n") if paragraph]
 
 
 def _markdown(text: str) -> str:

@@ -12,6 +12,7 @@ from dvfl.run import Run
 
 # What every published number was measured on, by the papers' text.
 FRAMES, IMG_SIZE = 8, 224
+UNSTATED_VIEWS = "the number of views, which the source does not state"
 ANY = "any"  # data set of numbers that belong to a model, whatever it is trained on
 
 
@@ -37,7 +38,7 @@ def needs(config: Config, claim: pd.Series) -> list[str]:
     if claim["protocol"] != config.protocol:
         lacking.append(f"protocol {claim['protocol']}")
     if not claim["views"].isdigit():
-        lacking.append("the number of views, which the source does not state")
+        lacking.append(UNSTATED_VIEWS)
     elif int(claim["views"]) != config.evaluate.clips * config.evaluate.crops:
         lacking.append(f"{claim['views']} views")
     return lacking + lacks_arm(config, claim["arm"], claim["model"])

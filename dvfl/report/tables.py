@@ -35,14 +35,17 @@ TABLES: dict[str, Callable[[Config], pd.DataFrame]] = {
 ON_DEMAND = {"protocol_effects": build_protocol_effects}  # a study of its own, which no other table waits for
 
 
-def write_table(frame: pd.DataFrame, path: str | Path) -> None:
-    """Write `path`.csv, .md, .tex and .html; the same frame gives the same bytes."""
+def write_table(frame: pd.DataFrame, path: str | Path, words: str = "") -> None:
+    """Write `path`.csv, .md, .tex and .html; the same frame gives the same bytes.
+
+    What the table shows in plain `words`, if anything, stands in the pages that are read: .md and .html.
+    """
     csv = as_csv(frame)
     contents = {
         "csv": csv,
-        "md": as_markdown(frame),
+        "md": as_markdown(frame, words),
         "tex": as_latex(frame),
-        "html": as_html(frame, csv, Path(path).name),
+        "html": as_html(frame, csv, Path(path).name, words),
     }
     for ending, content in contents.items():
         with atomic(Path(f"{path}.{ending}")) as partial:

@@ -15,10 +15,13 @@ def shapes(network: nn.Module) -> dict[str, torch.Size]:
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_logits_are_as_many_as_the_classes_for_small_clips(name):
+def test_logits_are_as_many_as_the_classes_for_small_clips_and_every_weight_learns(name):
     with torch.device("meta"):
         model = create_model(name, num_classes=7, num_frames=8, img_size=36)
-        assert model(torch.zeros(2, 8, 3, 36, 36)).shape == (2, 7)
+        logits = model(torch.zeros(2, 8, 3, 36, 36))
+        assert logits.shape == (2, 7)
+        logits.sum().backward()
+    assert all(weight.grad is not None for weight in model.parameters())
 
 
 @pytest.mark.parametrize("name", TORCHVISION)

@@ -10,7 +10,7 @@ from dvfl.config import merge
 from dvfl.report.accuracy import MEAN, build_accuracy
 from dvfl.report.contrasts import contrasts, main_arms
 from dvfl.report.results import ReportError, read_record
-from dvfl.report.rows import COLUMNS, select
+from dvfl.report.rows import COLUMNS, select, setting_parts
 from dvfl.run import Run
 
 MOTIONS = {"dataset": "motions", "split": "split1"}
@@ -179,3 +179,13 @@ def test_several_splits_have_a_mean_gain_paired_by_seed(two_splits):
 
 def test_one_split_has_no_mean(tables):
     assert MEAN not in set(tables["accuracy"]["split"])
+
+
+def test_selection_on_test_is_said_of_every_number_that_has_it(tree, make_config, tables):
+    folds = {"kind": "folder", "root": "/data/other", "splits": ["fold1of2", "fold2of2"]}
+    values = {"datasets": ["other_set"], "dataset_definitions": {"other_set": folds}}
+    table = build_accuracy(tree(make_config(protocol="as_released", **values)))
+    scored = table[table["metric"].isin(["top1", "ece", "top1_difference", "p_value", "p_value_holm"])]
+    assert {MEAN, "fold1of2"} <= set(scored["split"])
+    assert set(scored["setting"].map(setting_parts).str.get("selected_on")) == {"test"}
+    assert not tables["accuracy"]["setting"].str.contains("selected_on").any()

@@ -186,7 +186,6 @@ def test_a_number_that_is_tested_has_value_and_verdict(tree, make_config):
     ("line", "lacking"),
     [
         (claim(50, views="12"), "12 views"),
-        (claim(50, views="not stated"), "the number of views, which the source does not state"),
         (claim(50, dataset="ucf50"), "data set ucf50 with split split1"),
         (claim(50).replace("split1", "split2"), "split split2"),
         (claim(50).replace("as_described", "as_released"), "protocol as_released"),
@@ -199,6 +198,18 @@ def test_one_thing_that_differs_is_enough(tree, make_config, line, lacking):
     row = build_claims(config).iloc[0]
     assert row["setting"].startswith(f"not tested here: needs {lacking}. Source: a paper, views: ")
     assert pd.isna(row["value"]) and build_accuracy(config)["published"].isna().all()
+
+
+def test_where_the_source_states_no_views_it_is_not_tested_and_what_is_measured_here_is_said(tree, make_config):
+    config = tree(make_config(**AT_PAPER_SIZE))
+    inputs.PUBLISHED.write_text(HEADER + claim(50, views="not stated"), encoding="utf-8")
+    own = select(build_accuracy(config), dataset="motions", arm="teacher", metric="top1").iloc[0]
+    row = build_claims(config).iloc[0]
+    assert row["setting"] == (
+        f"not tested here: needs the number of views, which the source does not state; with 1x1 it is "
+        f"{own['value']:.1f} [{own['ci_low']:.1f}, {own['ci_high']:.1f}] here. Source: a paper, views: not stated"
+    )
+    assert pd.isna(row["value"]) and pd.isna(own["published"])
 
 
 def test_a_smaller_input_is_another_number(tree):

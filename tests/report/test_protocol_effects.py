@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,14 @@ def test_words_say_what_is_shown_and_what_is_not(table):
     rest = text.split("Not shown to change it")[1]
     assert all(finding.id in rest for finding in measured() if finding.id not in SKILL)
     assert "share one teacher" in text and text.count("\n") == 1
+
+
+def test_words_stand_before_the_table_that_they_are_made_from(table, tmp_path):
+    text = in_words(table)
+    write_table(table, tmp_path / "effects", text)
+    page, plain = ((tmp_path / f"effects.{ending}").read_text() for ending in ("html", "md"))
+    assert page.index(f"<p>{escape(text.strip())}</p>") < page.index("<table>")
+    assert plain.startswith(text.strip().replace("_", "\\_").replace("<", "\\<") + "\n\n## ")
 
 
 def test_words_where_nothing_is_shown(table):
