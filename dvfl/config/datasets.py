@@ -20,7 +20,13 @@ def _at_home(path: Path) -> Path:
         raise ValueError(f"has no home that is known ({error}); write the whole path") from error
 
 
-Folder = Annotated[Path, AfterValidator(_at_home)]
+def _named(path: Any) -> Any:
+    if path == "":  # would be the folder that the command runs in
+        raise ValueError("is empty; give a folder, or leave the key out")
+    return path
+
+
+Folder = Annotated[Path, BeforeValidator(_named), AfterValidator(_at_home)]
 
 
 class ListsConfig(Section):
@@ -139,7 +145,10 @@ class DatasetDefinition(Section):
         if self.kind == "archives" and self.source is None:
             raise ValueError("kind 'archives' needs the key 'source'")
         if self.kind != "archives" and (self.source is not None or self.archives is not None):
-            raise ValueError("the keys 'source' and 'archives' belong to kind 'archives' only")
+            raise ValueError(
+                "the keys 'source' and 'archives' belong to kind 'archives' only; for your copy of a known data set "
+                "give `root` and leave `kind` out"
+            )
         contents = {archive.content for archive in self.source.archives} if self.source else set()
         for which, content in FETCHED_LISTS.items():
             if self.fetches_lists(which) and self.kind != "motions" and content not in contents:

@@ -48,6 +48,12 @@ def check_config(raw: Mapping[str, Any], registry: str | Path = REGISTRY) -> Con
         known = merge(known, {k: v for k, v in below.pop("dataset_definitions", {}).items() if k in known})
         raw = merge(below, raw)
     raw["dataset_definitions"] = merge(known, raw.get("dataset_definitions") or {})
+    for name, definition in raw["dataset_definitions"].items():
+        if name not in known and isinstance(definition, Mapping) and "kind" not in definition:
+            raise ConfigError(
+                f"dataset_definitions.{name}: there is no data set of that name, and a new one needs `kind`"
+                f"{nearest(name, known)}"
+            )
     raw["weights_definitions"] = merge(read_yaml(WEIGHTS), raw.get("weights_definitions") or {})
     root = raw.get("root")
     if root is not None:

@@ -39,7 +39,8 @@ class Section(BaseModel):
 def nearest(word: str, known: Iterable[str]) -> str:
     """'; did you mean …?' or the list of what there is."""
     known = sorted(str(key) for key in known)
-    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
+    lowered = {key.lower(): key for key in known}
+    close = difflib.get_close_matches(str(word).lower(), lowered, n=1, cutoff=0.5)
     if close:
-        return f"; did you mean {close[0]!r}?"
+        return f"; did you mean {lowered[close[0]]!r}?"
     return f"; known: {', '.join(known)}" if known else ""

@@ -178,6 +178,8 @@ def _reading(archive: Sequence[Path], joined: bool) -> Iterator[Iterator[Member]
             yield _zip(first)
         else:
             yield _tar(archive)
+    except rarfile.RarCannotExec as error:  # an old one whose very comment is packed
+        raise _beyond_libarchive(first, error) from error
     except _UNREADABLE as error:
         raise _damaged(archive, error, joined) from error
     except Exception as error:
@@ -185,15 +187,20 @@ def _reading(archive: Sequence[Path], joined: bool) -> Iterator[Iterator[Member]
         if type(error).__module__.partition(".")[0] != "libarchive":
             raise
         reason = str(getattr(error, "msg", error))
-        if not re.search("unsupported|not supported|filter", reason, re.IGNORECASE):
+        if not re.search("unsupported|not supported|unavailable|filter", reason, re.IGNORECASE):
             raise _damaged(archive, reason, joined) from error
-        raise ArchiveError(
-            f"{first}: this machine's libarchive cannot read it ({reason}); install a newer one (conda-forge has it), "
-            f"or extract the file with unrar and give the folder as `root`"
-        ) from error
+        raise _beyond_libarchive(first, reason) from error
 
 
 _UNREADABLE = (zipfile.BadZipFile, tarfile.TarError, rarfile.Error, gzip.BadGzipFile, zlib.error, EOFError)
+
+
+def _beyond_libarchive(path: Path, reason: object) -> ArchiveError:
+    """A rar that is whole, as far as we can tell, but packed in a way that is not known here."""
+    return ArchiveError(
+        f"{path}: this machine's libarchive cannot read it ({reason}); install a newer one (conda-forge has it), "
+        f"or extract the file with unrar and give the folder as `root`"
+    )
 
 
 def _damaged(archive: Sequence[Path], reason: object, joined: bool) -> ArchiveError:

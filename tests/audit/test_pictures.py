@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from dvfl.audit import pictures
 from dvfl.audit.pictures import FRAMES, distances, fingerprint, fingerprint_clips, nearest, stacked
@@ -55,6 +57,56 @@ def test_the_nearest_clip_is_of_another_source(clip):
     apart = np.array(["x", "z", "y"], object)
     assert nearest(three, three, apart, apart)["distance"].tolist()[:2] == [0, 0]
     assert np.isinf(nearest(three, three[:0], sources, sources[:0])["distance"]).all()
+
+
+def by_counting_bits(one, other, one_source, other_source, limit, cropped):
+    """The plain way: every pair, its frames that are plain in neither, every window, bit by bit."""
+    best = np.full(len(one), np.inf), np.full(len(one), -1)
+    for row, column in np.ndindex(len(one), len(other)):
+        a, b = one[row], other[column]
+        common = (a[:, 0] != 0) & (b[:, 0] != 0)
+        if one_source[row] == other_source[column] or common.sum() < FRAMES / 2:
+            continue
+        windows = [(0, 0), *(pair for w in range(1, a.shape[1]) for pair in ((0, w), (w, 0)))] if cropped else [(0, 0)]
+        distance = min(np.bitwise_count(a[common, v] ^ b[common, w]).sum() / common.sum() for v, w in windows)
+        if distance <= limit and distance < best[0][row]:
+            best[0][row], best[1][row] = distance, column
+    return best
+
+
+@pytest.mark.parametrize("exact", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("cropped", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_found_is_what_the_plain_comparison_of_all_pairs_finds(monkeypatch, exact, cropped, seed):
+    monkeypatch.setattr(pictures, "_exact", lambda: exact)
+    monkeypatch.setattr(pictures, "SIDE", 11)
+    rng = np.random.default_rng(seed)
+    clips = rng.integers(1, 2**63, (40, FRAMES, 3)).astype(np.uint64)
+    for copy in range(20, 35):  # of an earlier clip or one of its windows, with up to 24 bits of each frame changed
+        shown = clips[rng.integers(20), :, rng.integers(3) if cropped else 0].copy()
+        for bit in rng.choice(63, rng.integers(25), replace=False):
+            shown ^= np.uint64(1) << np.uint64(bit)
+        clips[copy, :, 0] = shown
+    clips[36] = clips[35] = clips[3]  # as near as each other: the first counts
+    clips[rng.random((40, FRAMES)) < 0.15] = 0  # plain frames
+    sources = rng.integers(12, size=40).astype(str).astype(object)
+    for limit in (0, 10, 10.3, 32):
+        found = nearest(clips[15:], clips[:30], sources[15:], sources[:30], limit, cropped)
+        distance, position = by_counting_bits(clips[15:], clips[:30], sources[15:], sources[:30], limit, cropped)
+        assert np.allclose(found["distance"], distance, atol=1e-5)
+        assert found["position"][np.isfinite(distance)].tolist() == position[np.isfinite(distance)].tolist()
+    assert np.isfinite(distance).sum() > 10
+
+
+def test_fingerprints_are_read_as_they_were_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "SIDE", 3)
+    hashes = np.random.default_rng(0).integers(0, 2**64, (8, FRAMES * 25), np.uint64)
+    made = pd.DataFrame({"clip_id": list("abcdefgh"), "sha256": "x", "hashes": list(hashes)})
+    for clips in (made, made[:0]):
+        pictures.write_fingerprints(clips, tmp_path / "f.parquet")
+        read = pictures.read_fingerprints(tmp_path / "f.parquet")
+        assert list(read) == list(clips) and read["clip_id"].tolist() == clips["clip_id"].tolist()
+        assert np.array_equal(stacked(read), stacked(clips))
 
 
 def test_blocks_leave_no_trace(clip, monkeypatch):

@@ -33,18 +33,28 @@ def tgz_of(files: Files, *others: tarfile.TarInfo) -> bytes:
     return gzip.compress(stream.getvalue(), mtime=0)
 
 
-def rar_of(files: Files, links: Mapping[str, str] | None = None, encrypted: bool = False, method: int = 0x30) -> bytes:
-    """A stored RAR 4: headers with their checksums, and the files as they are, whatever method they claim."""
+def rar_of(
+    files: Files,
+    links: Mapping[str, str] | None = None,
+    encrypted: bool = False,
+    method: int = 0x30,
+    packed: Files | None = None,
+) -> bytes:
+    """A stored RAR 4: headers with their checksums, and the files as they are, whatever method they claim.
+
+    Where a file's bytes are in `packed`, in the form of that method, they stand for it.
+    """
     blocks = [b"Rar!\x1a\x07\x00", _block(0x73, 0, bytes(6))]
     regular, link = 0o100644, 0o120777
     members = [(name, content, regular) for name, content in files.items()]
     members += [(name, target.encode(), link) for name, target in (links or {}).items()]
     for name, content, mode in members:
         encoded = name.encode()
-        unix, version = 3, 20
-        sizes = struct.pack("<II", len(content), len(content))
+        body = (packed or {}).get(name, content)
+        unix, version = 3, 29 if packed else 20
+        sizes = struct.pack("<II", len(body), len(content))
         about = struct.pack("<BIIBBHI", unix, zlib.crc32(content), 0, version, method, len(encoded), mode)
-        blocks += [_block(0x74, 0x8000 | (0x04 if encrypted else 0), sizes + about + encoded), content]
+        blocks += [_block(0x74, 0x8000 | (0x04 if encrypted else 0), sizes + about + encoded), body]
     return b"".join([*blocks, _block(0x7B, 0x4000, b"")])
 
 

@@ -16,6 +16,7 @@ from dvfl.data import extract as module
 from dvfl.data.errors import DataError
 from dvfl.data.extract import ArchiveError, extract, require_libarchive
 from dvfl.errors import UserError
+from tests.data import rar_vectors as vectors
 from tests.data.archives import rar5_of, rar_of, tgz_of, zip_of
 
 FILES = {f"set/run/clip{number}.avi": random.Random(number).randbytes(3000) for number in range(4)}
@@ -176,6 +177,48 @@ def test_an_evil_rar_in_a_good_one(attempt, tmp_path):
 def test_a_rar_with_a_password(attempt, write):
     with pytest.raises(ArchiveError, match="protected by a password"):
         attempt(write(FILES, encrypted=True), suffix=".rar")
+
+
+def packed_rar4() -> bytes:
+    return rar_of({"stest1.txt": vectors.CONTENT}, method=0x35, packed={"stest1.txt": vectors.RAR4_PACKED})
+
+
+@needs_libarchive
+@pytest.mark.parametrize(
+    ("archive", "names"),
+    [
+        (packed_rar4(), ["stest1.txt"]),
+        (vectors.RAR5_PACKED, ["stest1.txt"]),
+        (vectors.RAR5_SOLID, ["stest1.txt", "stest2.txt"]),
+    ],
+    ids=["rar", "rar5", "solid rar5"],
+)
+def test_what_rar_itself_has_packed(attempt, tmp_path, archive, names):
+    assert attempt(archive, suffix=".rar") == len(names)
+    assert tree(tmp_path / "target") == dict.fromkeys(names, vectors.CONTENT)
+
+
+@needs_libarchive
+def test_a_packed_rar_with_a_byte_changed(attempt, tmp_path):
+    for archive, place in ((packed_rar4(), 60), (vectors.RAR5_PACKED, 90)):
+        spoilt = bytearray(archive)
+        spoilt[place] ^= 1
+        with pytest.raises(ArchiveError, match="damaged or not whole"):
+            attempt(bytes(spoilt), suffix=".rar")
+    assert not (tmp_path / "target").exists()
+
+
+@needs_libarchive
+def test_a_solid_rar_that_libarchive_cannot_read_is_not_called_damaged(attempt, tmp_path):
+    """Fetched anew it would be no better; a libarchive that has learned it may read it."""
+    try:
+        attempt(vectors.RAR4_SOLID, suffix=".rar")
+    except ArchiveError as error:
+        assert "libarchive cannot read it (RAR solid archive support unavailable" in str(error)
+        assert "extract the file with unrar and give the folder as `root`" in str(error)
+        assert not (tmp_path / "target").exists()
+    else:
+        assert tree(tmp_path / "target") == dict.fromkeys(["stest1.txt", "stest2.txt"], vectors.CONTENT)
 
 
 @needs_libarchive

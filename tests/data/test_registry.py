@@ -93,6 +93,42 @@ def test_home_is_where_a_shell_has_it(monkeypatch):
         load_config(DEFAULT_CONFIG, values=values)
 
 
+@pytest.mark.parametrize(
+    ("definition", "kept"),
+    [
+        ({"root": "/data/UCF-101"}, {"root": Path("/data/UCF-101")}),
+        ({"archives": "/data/downloads"}, {"archives": Path("/data/downloads")}),
+        ({"splits": ["released"]}, {"splits": ["released"]}),
+        ({"group": None}, {"group": None}),
+    ],
+)
+def test_one_key_of_a_known_data_set_is_replaced_and_the_others_stay(definition, kept):
+    own = load_config(DEFAULT_CONFIG, values={"dataset_definitions": {"ucf101": definition}}).dataset_definitions
+    assert own["ucf101"] == KNOWN["ucf101"].model_copy(update=kept)
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({"ucf101": {"rot": "/data"}}, "dataset_definitions.ucf101.rot: there is no such key; did you mean 'root'?"),
+        ({"ucf101": {"archive": "/data"}}, "ucf101.archive: there is no such key; did you mean 'archives'?"),
+        ({"ucf101": {"source": {"fodler": "/data"}}}, "ucf101.source.fodler: there is no such key; did you mean 'fold"),
+        (
+            {"UCF50": {"root": "/data"}},
+            "dataset_definitions.UCF50: there is no data set of that name, and a new one needs `kind`; did you mean "
+            "'ucf50'?",
+        ),
+        ({"ucf101": {"root": ""}}, "ucf101.root: is empty; give a folder, or leave the key out"),
+        ({"ucf101": {"kind": "folder", "root": "/data"}}, "give `root` and leave `kind` out"),
+        ({"ucf101": "/data"}, "dataset_definitions.ucf101: input should be a valid dictionary"),
+    ],
+)
+def test_a_misspelt_override_is_refused_with_what_was_meant(own, said):
+    with pytest.raises(ConfigError) as caught:
+        load_config(DEFAULT_CONFIG, values={"dataset_definitions": own})
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_all_folds_have_a_short_name():
     own = {"ucf50": {"splits": ["split1", "fold*of25", "fold2of5"]}}
     splits = load_config(DEFAULT_CONFIG, values={"dataset_definitions": own}).dataset_definitions["ucf50"].splits
