@@ -35,9 +35,9 @@ ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # it logs whole tracebacks of errors that it raises, too
     "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # Training must not wait: one short attempt, and the outbox tries again later. A retry inside
-    # MLflow could also create the same run twice.
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    # One attempt, and the outbox tries again later: a retry inside MLflow could create the same run
+    # twice. Long enough for a slow server; training itself does not wait for it (see Tracker).
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "PGCONNECT_TIMEOUT": "5",
 }
