@@ -35,6 +35,7 @@ ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # it logs whole tracebacks of errors that it raises, too
     "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # One attempt, and the outbox tries again later: a retry inside MLflow could create the same run
     # twice. Long enough for a slow server; training itself does not wait for it (see Tracker).
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",

@@ -84,6 +84,18 @@ def test_a_server_that_is_down_comes_is_killed_and_comes_back(
     assert found["longest_wait"] < tracker_module.PATIENCE + SLACK
 
 
+@pytest.mark.parametrize("database", [pytest.param("postgresql", marks=NEEDS_POSTGRES)], indirect=True)
+def test_a_database_without_a_server(database: str, tmp_path: Path) -> None:
+    tracking = TrackingConfig(uri=database, artifacts=f"{tmp_path}/artifacts")
+    train(tracking, 0, 5)
+    deadline = time.monotonic() + 120
+    while deliver_pending(tracking):  # its tables take longer to make than the training lasts
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert arrived(Server(database, tmp_path)) == expected(1, 5)
+    assert [path.name for path in Path("artifacts").rglob("scores*")] == ["scores0.json"]
+
+
 def test_a_full_disk_of_the_server(server: Server, capfd: pytest.CaptureFixture) -> None:
     """Its files cannot grow any more, later they can."""
     epochs, before = 200, server.count()
@@ -104,6 +116,7 @@ def test_a_full_disk_of_the_server(server: Server, capfd: pytest.CaptureFixture)
         for process in processes:
             process.rlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert deliver_pending(server.tracking) == 0
+    assert capfd.readouterr() == ("", "")
     assert arrived(server) == expected(1, epochs)
 
 
