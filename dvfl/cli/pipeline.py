@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 @click.option("--port", default=5000, show_default=True, help="Port on 127.0.0.1.")
 def ui(config: Config, port: int) -> None:
     """Open the MLflow UI over this project's runs, on 127.0.0.1."""
-    import subprocess
+    import os
 
     from dvfl.track import deliver_pending, ui_command, ui_environment
 
+    command = ui_command(config.tracking, port)
     deliver_pending(config.tracking)
     # Its own first page is about language models, and shows no training.
     say(f"MLflow at http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning (Ctrl-C ends it)")
-    sys.exit(subprocess.run(ui_command(config.tracking, port), env=ui_environment(config.tracking)).returncode)
+    # In place of this process: a signal to it reaches MLflow, which ends its own processes.
+    os.execve(command[0], command, ui_environment(config.tracking))
 
 
 @click.command()

@@ -173,5 +173,10 @@ class AuditConfig(Section):
 
 
 class TrackingConfig(Section):
-    uri: str = Field("sqlite:///results/mlflow.db", description="MLflow tracking URI.")
-    artifacts: str = Field("results/mlartifacts", description="Artifact root of a local store.")
+    uri: str = Field(
+        "sqlite:///results/mlflow.db",
+        description="MLflow tracking URI: a server (http://HOST:PORT) or a database that is opened directly.",
+    )
+    artifacts: str = Field(
+        "results/mlartifacts", description="Artifact root of a database; a server has one of its own."
+    )

@@ -10,13 +10,14 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from dvfl.config import TrackingConfig
+from dvfl.files import atomic
 from dvfl.paths import RESULTS
 from dvfl.redaction import redact
 
@@ -34,9 +35,10 @@ ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # it logs whole tracebacks of errors that it raises, too
     "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # Training must not wait: one short attempt, and the outbox tries again later. A retry inside
-    # MLflow could also create the same run twice.
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # One attempt, and the outbox tries again later: a retry inside MLflow could create the same run
+    # twice. Long enough for a slow server; training itself does not wait for it (see Tracker).
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "PGCONNECT_TIMEOUT": "5",
 }
@@ -51,22 +53,35 @@ def connect(tracking: TrackingConfig) -> MlflowClient:
     Raises whatever MLflow raises when the store cannot be reached.
     """
     if tracking.uri not in _clients:
-        with store_lock(tracking):  # processes that open a new SQLite store together break it
-            _clients[tracking.uri] = _client(tracking.uri)
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        import mlflow  # before the lock: it takes seconds
+
+        if is_database(tracking.uri):
+            from mlflow.store.db import utils
+
+            utils.MAX_RETRY_COUNT = 1  # it would wait 100 s for a database that is down
+        # Processes that open a new database together break it; a server is there already.
+        with store_lock(tracking) if is_database(tracking.uri) else nullcontext():
+            _create_file(tracking.uri)
+            _clients[tracking.uri] = mlflow.MlflowClient(tracking_uri=store_uri(tracking))
     return _clients[tracking.uri]
 
 
-def _client(uri: str) -> MlflowClient:
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    from mlflow import MlflowClient
+def _create_file(uri: str) -> None:
+    """A new SQLite store under another name first: one whose migration was cut short is never mended."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and "?" not in uri and not path.exists():
+        import mlflow
 
-    if is_database(uri):
-        from mlflow.store.db import utils
+        with atomic(path) as partial:
+            mlflow.MlflowClient(tracking_uri=f"sqlite:///{partial.absolute()}")
 
-        utils.MAX_RETRY_COUNT = 1  # it would wait 100 s for a database that is down
-    return MlflowClient(tracking_uri=uri)
+
+def store_uri(tracking: TrackingConfig) -> str:
+    """The store's URI as MLflow takes it: with the driver for PostgreSQL that dvfl depends on."""
+    return tracking.uri.replace("postgresql://", "postgresql+psycopg://")
 
 
 def is_database(uri: str) -> bool:
@@ -116,14 +131,14 @@ def find_or_create_run(
     *,
     tags: Mapping[str, str] | None = None,
     start_ms: int | None = None,
+    shared: bool = False,
 ) -> str:
     """MLflow's id of the run with our id, which is created where there is none.
 
-    experiment: MLflow's id of the experiment.
+    experiment: MLflow's id of the experiment. shared: whether other processes may ask for it, too.
     """
-    ours = f"tags.`{ID_TAG}` = '{unique_id}'"
-    with store_lock(tracking):
-        found = client.search_runs([experiment], ours, max_results=1, order_by=["start_time"])
+    with store_lock(tracking) if shared else nullcontext():
+        found = client.search_runs([experiment], _ours(unique_id), max_results=1, order_by=["start_time"])
         if found:
             return found[0].info.run_id
         tags = {**(tags or {}), ID_TAG: unique_id}
@@ -131,9 +146,26 @@ def find_or_create_run(
         return run.info.run_id
 
 
+def bin_twins(client: MlflowClient, run: str, unique_id: str) -> None:
+    """Deletes the other runs with our id.
+
+    They are empty: each was made by a request that was given up and made again, since the answer
+    did not come, and that was carried out all the same.
+    """
+    experiment = client.get_run(run).info.experiment_id
+    for found in client.search_runs([experiment], _ours(unique_id)):
+        if found.info.run_id != run:
+            client.delete_run(found.info.run_id)
+
+
+def _ours(unique_id: str) -> str:
+    return f"tags.`{ID_TAG}` = '{unique_id}'"
+
+
 def ensure_study_run(client: MlflowClient, tracking: TrackingConfig, experiment: str, study: str) -> str:
     """MLflow's id of a study's parent run, created once. experiment: MLflow's id of it."""
-    return find_or_create_run(client, tracking, experiment, study_id(study), study, tags={"study": study})
+    tags = {"study": study}
+    return find_or_create_run(client, tracking, experiment, study_id(study), study, tags=tags, shared=True)
 
 
 def study_id(study: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Thread
 from types import TracebackType
 from typing import Any
 
@@ -19,10 +20,10 @@ from dvfl.track.outbox import FILE, Outbox, find_outboxes, now_ms
 from dvfl.track.store import describe, experiment_name, study_id, warn
 
 OUTBOXES = RESULTS / "tracking"
-# A delivery that took t seconds is followed by at least 19 t without one, so that however slow
-# MLflow is, and however often it fails, training gives it no more than a twentieth of its time.
+# A delivery that was waited for t seconds is followed by at least 19 t without one, so that however
+# slow MLflow is, and however often it fails, training gives it no more than a twentieth of its time.
 SHARE = 1 / 20
-WAIT_AT_THE_END = 10.0  # seconds for another process that is delivering the same outbox
+PATIENCE = 10.0  # seconds that are waited for a delivery; one that takes longer goes on beside the work
 
 
 def outbox_directory(run_directory: Path, key: str = "") -> Path:
@@ -37,7 +38,9 @@ class Tracker:
     """Records one run in its outbox and delivers it to MLflow as it goes.
 
     No trouble with MLflow gets out of here: it is told once, on one line, and what was not
-    delivered is sent at the next call, at the end, or by `deliver_pending`.
+    delivered is sent at the next call, at the end, or by `deliver_pending`. Whatever MLflow does,
+    the work waits for it no longer than PATIENCE seconds when the tracker is opened, asked for the
+    run's id, or closed, and in between for no more than SHARE of its time.
 
     with Tracker.open(config.tracking, run, outbox_directory(run.directory, key)) as tracker:
         tracker.params({"train.epochs": 25})
@@ -49,6 +52,7 @@ class Tracker:
         self.outbox = outbox
         self._not_before = 0.0  # on the monotonic clock
         self._troubled = False
+        self._delivery = Thread()
 
     @classmethod
     def open(
@@ -178,27 +182,45 @@ class Tracker:
 
     def flush(self) -> None:
         """Delivers what is pending, unless the last delivery was slow or failed just now."""
-        if time.monotonic() >= self._not_before:
+        if time.monotonic() >= self._not_before and not self._delivery.is_alive():
             self._deliver()
 
     def close(self, status: str = "FINISHED") -> None:
         """Records how the run ended and delivers what is pending."""
         self.outbox.set_status(status)
-        self._deliver(wait_seconds=WAIT_AT_THE_END)
+        self._deliver(wait_seconds=PATIENCE)
 
     def _deliver(self, wait_seconds: float = 0) -> None:
+        """Delivers in a thread, since not everything that MLflow does has a timeout.
+
+        wait_seconds: for another process that delivers the same outbox.
+        """
         begin = time.monotonic()
+        if self._delivery.is_alive():
+            self._delivery.join(PATIENCE)
+        if not self._delivery.is_alive():
+            # A daemon: a process that has done its work does not stay for MLflow.
+            self._delivery = Thread(target=self._try_to_deliver, args=(wait_seconds,), daemon=True)
+            self._delivery.start()
+            self._delivery.join(max(0, begin + PATIENCE - time.monotonic()))
+        if self._delivery.is_alive():
+            self._tell(f"no end within {PATIENCE:g} s")
+        spent = time.monotonic() - begin
+        self._not_before = time.monotonic() + spent * (1 / SHARE - 1)
+
+    def _try_to_deliver(self, wait_seconds: float) -> None:
         try:
             delivery.deliver(self.outbox, self.tracking, wait_seconds)
         except Timeout:
             pass  # another process delivers this outbox now
         except Exception as error:  # whatever is wrong with MLflow must not stop the work
-            if not self._troubled:
-                kept = f"the run goes on, kept in {self.outbox.directory} until MLflow is back"
-                warn(f"{describe(error)}; {kept}", self.tracking)
-            self._troubled = True
-        spent = time.monotonic() - begin
-        self._not_before = time.monotonic() + spent * (1 / SHARE - 1)
+            self._tell(describe(error))
+
+    def _tell(self, trouble: str) -> None:
+        if not self._troubled:
+            kept = f"the run goes on, kept in {self.outbox.directory} until MLflow is back"
+            warn(f"{trouble}; {kept}", self.tracking)
+        self._troubled = True
 
 
 def run_id(directory: Path, tracking: TrackingConfig) -> str | None:

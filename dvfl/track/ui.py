@@ -7,7 +7,7 @@ import sys
 
 from dvfl.config import ConfigError, TrackingConfig
 from dvfl.redaction import redact
-from dvfl.track.store import ENVIRONMENT, is_database
+from dvfl.track.store import ENVIRONMENT, is_database, store_uri
 
 HOST = "127.0.0.1"
 
@@ -31,7 +31,7 @@ def ui_environment(tracking: TrackingConfig) -> dict[str, str]:
     The store is named here, since every user of a machine can read the arguments of its commands.
     """
     own = {
-        "MLFLOW_BACKEND_STORE_URI": tracking.uri,
+        "MLFLOW_BACKEND_STORE_URI": store_uri(tracking),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # jobs of its own that nobody here uses
     }
     return {**ENVIRONMENT, **os.environ, **own}

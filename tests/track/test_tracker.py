@@ -10,13 +10,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from dvfl.config import ConfigError, TrackingConfig
@@ -129,8 +131,8 @@ def assert_complete(tracking: TrackingConfig, run) -> None:
     assert [artifact.path for artifact in artifacts] == [f"test/scores{seed}.json"]
 
 
-def test_importing_it_does_not_import_mlflow() -> None:
-    code = "import sys, dvfl.track; sys.exit('mlflow' in sys.modules)"
+def test_importing_it_imports_neither_mlflow_nor_torch() -> None:
+    code = "import sys, dvfl.track; sys.exit(bool({'mlflow', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
     assert done.returncode == 0
 
@@ -152,6 +154,28 @@ def test_eight_processes_on_a_new_store(project: Path) -> None:
     assert sorted(run.data.params["seed"] for run in runs) == [str(seed) for seed in range(8)]
     for run in runs:
         assert_complete(new, run)
+
+
+def open_until_killed(tracking: TrackingConfig) -> None:
+    """Dies while MLflow makes the tables of a new store."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def die(connection, cursor, statement: str, *arguments: object) -> None:
+        if "alembic_tmp" in statement:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    event.listen(Engine, "before_cursor_execute", die)
+    prepare(tracking, {})
+
+
+def test_a_new_store_whose_making_was_cut_short_is_made_again(project: Path) -> None:
+    new = local_store(project)
+    assert in_processes(open_until_killed, (new,)) == [-signal.SIGKILL]
+    train(new, a_run())
+    assert deliver_pending(new) == 0
+    (run,) = stored_runs(new)
+    assert_complete(new, run)
 
 
 def train_until_killed(tracking: TrackingConfig, run: Run, number: int) -> None:
@@ -271,6 +295,40 @@ def closed_port() -> int:
         return server.getsockname()[1]
 
 
+@contextmanager
+def trickling_server() -> Iterator[str]:
+    """The address of a server whose answer comes a byte at a time and has no end: no timeout of a socket passes."""
+
+    def answer(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+            while not over.wait(0.1):
+                connection.sendall(b" ")
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=server.accept()[:1], daemon=True).start()
+
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        over.set()
+
+
+def test_a_server_whose_answer_has_no_end_does_not_hold_up_training(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(tracker_module, "PATIENCE", 1.0)
+    with trickling_server() as address:
+        begin = time.monotonic()
+        assert train(TrackingConfig(uri=address), a_run()) is None
+        assert time.monotonic() - begin < 8  # a second at the start, for the id, and at the end
+        (line,) = capfd.readouterr().err.splitlines()
+    assert "no end within 1 s; the run goes on, kept in results/tracking" in line
+
+
 def test_a_server_that_hangs_does_not_hold_up_training(
     local: TrackingConfig, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
@@ -326,12 +384,36 @@ def test_ui_opens_on_loopback_and_takes_what_was_pending(project: Path, local: T
         assert process.wait(20) == 0
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_ui_that_is_told_to_stop_leaves_no_process_behind(local: TrackingConfig, how: signal.Signals) -> None:
+    port = closed_port()
+    Path("config.yaml").write_text(f"tracking: {{uri: '{local.uri}'}}")
+    command = [sys.executable, "-m", "dvfl", "ui", "--config", "config.yaml", "--port", str(port)]
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    with Path("ui.log").open("w") as log:
+        process = subprocess.Popen(
+            command, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}, stdout=log, stderr=log
+        )
+    started: list[psutil.Process] = []
+    try:
+        fetch(f"http://127.0.0.1:{port}/health")
+        started = psutil.Process(process.pid).children(recursive=True)
+        assert started  # MLflow serves in a process of its own
+        process.send_signal(how)
+        assert process.wait(30) == 0
+        assert psutil.wait_procs(started, timeout=10)[1] == []
+    finally:
+        for each in (process, *started):
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+
+
 def test_ui_of_a_server_is_its_own() -> None:
     with pytest.raises(ConfigError, match=r"http://\*\*\*@host is a server"):
         ui_command(TrackingConfig(uri="http://me:s3cret@host"))
 
 
-def fetch(address: str, seconds: float = 40) -> str:
+def fetch(address: str, seconds: float = 120) -> str:
     end = time.monotonic() + seconds
     while True:
         try:
