@@ -123,7 +123,11 @@ class ProfileConfig(Section):
     larger_batches: list[Count] = Field(
         [4, 8], min_length=1, description="Clips at once for the target `larger_batches`, which no table waits for."
     )
-    repeats: int = Field(5, ge=3, description="Timed forward passes of a paper-size model.")
+    repeats: int = Field(
+        7,
+        ge=3,
+        description="Timed forward passes of a paper-size model; a ratio of two latencies has an interval from 7 on.",
+    )
     repeats_small: int = Field(50, ge=3, description="Timed forward passes of the run's own models.")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="Precision of the timed passes.")
     benchmark: bool = Field(True, description="The report waits for `dvfl bench --quick`, some minutes.")

@@ -42,6 +42,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 from scipy.special import stdtr, stdtrit
+from scipy.stats import quantile_test
 
 from dvfl.evaluate.metrics import METRICS, clip_sums, metrics_of
 
@@ -255,6 +256,20 @@ def metric_seed_intervals(
     return {
         name: _t_interval(per_seed[:, column], variance[column], n_groups, level) for column, name in enumerate(METRICS)
     }
+
+
+def median_interval(values: ArrayLike, *, level: float = 0.95) -> Interval | None:
+    """The median of independent values, (n,), with the order statistics that enclose the true one.
+
+    Holds for any distribution, and errs on the wide side. None where the values are too few for the level: under 6 for
+    95 %, under 7 for 97.5 %.
+    """
+    _check_settings(level)
+    given = np.asarray(values, dtype=np.float64)
+    if not len(given):
+        return None
+    low, high = quantile_test(given, q=0, p=0.5).confidence_interval(level)
+    return None if np.isnan(low) or np.isnan(high) else Interval(float(np.median(given)), float(low), float(high))
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:

@@ -36,7 +36,7 @@ class Measurement:
     peak_memory_increase: int
 
     def summary(self, batch: int) -> dict[str, Any]:
-        """Median and 95th percentile in ms (None where passes are few), clips/s, 10^6 bytes."""
+        """Each pass, median and 95th percentile in ms (None where passes are few), clips/s, 10^6 bytes."""
         median = statistics.median(self.seconds)
         p95 = None
         if len(self.seconds) >= ENOUGH_FOR_P95:
@@ -46,6 +46,7 @@ class Measurement:
             "repeats": len(self.seconds),
             "latency_ms": round(median * 1e3, 3),
             "latency_p95_ms": None if p95 is None else round(p95 * 1e3, 3),
+            "latencies_ms": [round(each * 1e3, 3) for each in self.seconds],
             "clips_per_second": round(batch / median, 3),
             "peak_memory_mb": round(self.peak_memory / 1e6, 1),
             "peak_memory_increase_mb": round(self.peak_memory_increase / 1e6, 1),

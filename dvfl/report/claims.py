@@ -45,8 +45,9 @@ def build_claims(config: Config) -> pd.DataFrame:
     A value stands there only if this config tests exactly that number; where all but the number of views agrees, which
     most sources do not state, `setting` says what this run has with its own. An accuracy is reproduced
     if the published value lies in the interval; a count if it is the measured one rounded or cut
-    to the published digits; "lower" and "reduced" if the ratio is above 1; an improvement if the
-    interval of the gain lies above 0.
+    to the published digits; a ratio of latencies if its interval has values that round to it;
+    "lower" and "reduced" if the ratio is above 1; an improvement if the interval of the gain lies
+    above 0.
     """
     claims = read_published()
     accuracies = claims[claims["dataset"] != ANY]
@@ -80,13 +81,13 @@ def _of_statement(efficiency: pd.DataFrame, statement: Statement) -> dict[str, A
         return row | {"setting": f"{NOT_TESTED}the profiles of {TEACHER} and {STUDENT}. {source}"}
     found = found.iloc[0]  # the smallest batch
     value, published = found["value"], statement.published
-    above = "reproduced: the ratio is above 1" if value > 1 else f"not reproduced: measured {value:.2f}"
-    verdict = above if published is None else _rounding(value, published)
-    return row | {
-        "setting": f"{verdict}; {found['setting']}. {source}",
-        "value": value,
-        "run_ids": found["run_ids"],
-    }
+    if published is None:
+        verdict = "reproduced: the ratio is above 1" if value > 1 else f"not reproduced: measured {value:.2f}"
+    elif pd.notna(found["ci_low"]):
+        verdict = _rounding_within(found["ci_low"], found["ci_high"], published)
+    else:
+        verdict = _rounding(value, published)
+    return row | {"setting": f"{verdict}; {found['setting']}. {source}"} | found[_OURS].to_dict()
 
 
 def _gain_needs(config: Config, dataset: str) -> list[str]:
@@ -170,6 +171,13 @@ def _rounding(value: float, published: float) -> str:
     if math.floor(value) == published:
         return "reproduced: the measured value cut to its digits"
     return f"not reproduced: measured {value:.2f}"
+
+
+def _rounding_within(low: float, high: float, published: float) -> str:
+    interval = f"the 95 % interval [{low:.2f}, {high:.2f}]"
+    if low < published + 0.5 and high >= published - 0.5:
+        return f"reproduced: {interval} has values that round to it"
+    return f"not reproduced: {interval} has no value that rounds to it"
 
 
 def _row(claim: pd.Series, verdict: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from dvfl.config import Config
+from dvfl.evaluate.statistics import median_interval
 from dvfl.report.inputs import model_of, profiled_models
 from dvfl.report.published import model_claims
 from dvfl.report.results import read_profile
@@ -37,6 +38,7 @@ _OF_BATCH = (
     ("peak_memory_mb", "MB", "peak_memory_mb"),
     ("peak_memory_increase_mb", "MB", "peak_memory_increase_mb"),
 )
+_OF_MEDIAN = ("latency_ms", "clips_per_second")
 _MEASURED_ALIKE = ("precision", "device", "threads")
 
 Profile = dict[str, Any]
@@ -81,7 +83,24 @@ def _timed_rows(profile: Profile, form: dict[str, Any], ids: dict[str, str]) -> 
         timed = {"setting": _timed(profile, batch, form)} | ids
         for metric, unit, key in _OF_BATCH:
             if batch.get(key) is not None:
-                yield timed | {"metric": metric, "unit": unit, "value": batch[key]}
+                yield timed | {"metric": metric, "unit": unit, "value": batch[key]} | _interval_of(batch, metric)
+
+
+def _interval_of(batch: dict[str, Any], metric: str) -> dict[str, float]:
+    """Of the median over passes; nothing else is measured more than once."""
+    passes = median_interval(batch.get("latencies_ms", []), level=0.95) if metric in _OF_MEDIAN else None
+    if passes is None:
+        return {}
+    low, high = passes.low, passes.high
+    if metric == "clips_per_second":
+        low, high = (1e3 * batch["batch"] / each for each in (high, low))
+    return {"ci_low": low, "ci_high": high}
+
+
+def _interval_of_ratio(batch: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
+    """Of the ratio of two medians: each in its 97.5 % interval leaves both in theirs 95 % of the time (Bonferroni)."""
+    ours, theirs = (median_interval(each.get("latencies_ms", []), level=0.975) for each in (batch, other))
+    return {"ci_low": ours.low / theirs.high, "ci_high": ours.high / theirs.low} if ours and theirs else {}
 
 
 def _ratio_rows(teacher: Profile, student: Profile) -> Iterator[dict[str, Any]]:
@@ -101,7 +120,8 @@ def _ratio_rows(teacher: Profile, student: Profile) -> Iterator[dict[str, Any]]:
         timed = {"setting": _timed(student, batch)}
         for metric, key in (("latency_ratio", "latency_ms"), ("memory_ratio", "peak_memory_mb")):
             if batch.get(key) and other.get(key):
-                yield row | timed | {"metric": metric, "value": batch[key] / other[key]}
+                interval = _interval_of_ratio(batch, other) if key in _OF_MEDIAN else {}
+                yield row | timed | {"metric": metric, "value": batch[key] / other[key]} | interval
 
 
 def _pairs(config: Config) -> list[tuple[str, str]]:

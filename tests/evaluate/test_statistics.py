@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from dvfl.evaluate.metrics import METRICS, compute_metrics
 from dvfl.evaluate.statistics import (
+    Interval,
     group_bootstrap,
     holm,
+    median_interval,
     metric_seed_intervals,
     paired_seed_interval,
     seed_interval,
@@ -408,6 +410,19 @@ def test_an_arm_against_itself_has_no_difference_in_any_metric():
 
 
 # ---------------------------------------------------------------- Holm
+
+
+def test_the_interval_of_a_median_is_between_order_statistics():
+    values = [5.0, 1, 2, 9, 4, 3, 8]
+    assert median_interval(values) == Interval(4, 1, 9) == median_interval(values, level=0.975)
+    assert median_interval(values[:6]) == Interval(3.5, 1, 9) and median_interval(values[:6], level=0.975) is None
+    assert median_interval(values[:5]) is None and median_interval([]) is None
+
+
+def test_the_interval_of_a_median_covers_as_often_as_it_says():
+    drawn = np.random.default_rng(3).exponential(size=(2000, 15))
+    covered = [interval.low <= np.log(2) <= interval.high for interval in map(median_interval, drawn)]
+    assert 0.95 <= np.mean(covered) <= 0.99  # 96.5 % by the binomial; four standard errors are 1.6 %
 
 
 def test_holm_by_hand():

@@ -27,6 +27,7 @@ def test_median_and_rate_of_a_batch() -> None:
         "repeats": 3,
         "latency_ms": 200.0,
         "latency_p95_ms": None,
+        "latencies_ms": [400.0, 100.0, 200.0],
         "clips_per_second": 40.0,
         "peak_memory_mb": 5.0,
         "peak_memory_increase_mb": 1.0,

@@ -267,9 +267,10 @@ def _write_profile(config: Config, model: str, classes: int) -> None:
             "batches": [
                 {
                     "batch": 1,
-                    "repeats": 5,
+                    "repeats": 7,
                     "latency_ms": 12 * gmacs + 3,
                     "latency_p95_ms": None,
+                    "latencies_ms": [12 * gmacs + 3 + step for step in range(-3, 4)],
                     "clips_per_second": 1000 / (12 * gmacs + 3),
                     "peak_memory_mb": 300 + params / 1e5,
                     "peak_memory_increase_mb": params / 1e5,

@@ -106,11 +106,42 @@ def test_what_the_abstract_says_is_tested_in_every_run(tables):
     assert said["value"].to_dict() == ratios.loc[said.index, "value"].to_dict()
     assert said["run_ids"].to_dict() == ratios.loc[said.index, "run_ids"].to_dict()
     assert said.loc["params_ratio", "setting"].startswith("reproduced: the measured value rounds to it; ")
-    assert said.loc["latency_ratio", "setting"].startswith("not reproduced: measured 8.0")
+    interval = "not reproduced: the 95 % interval [8.05, 8.10] has no value that rounds to it; "
+    assert said.loc["latency_ratio", "setting"].startswith(interval)
     assert said["published"].dropna().to_dict() == {"params_ratio": 7, "latency_ratio": 7}
     for metric, words in (("memory_ratio", "lower memory usage"), ("gmacs_ratio", "reduced GFLOPs")):
         assert said.loc[metric, "setting"].startswith("reproduced: the ratio is above 1; ")
         assert f'Claim: "{words}"' in said.loc[metric, "setting"]
+
+
+def test_a_ratio_of_latencies_is_told_with_what_the_passes_leave_open(tree):
+    config = tree()
+    path = paths.profile_path("vfl_net")
+    profile = json.loads(path.read_text())
+    passes = [300.0, 330, 360, 350, 340, 400, 410]
+    profile["batches"][0] |= {"latency_ms": 350, "latencies_ms": passes}
+    path.write_text(json.dumps(profile))
+    teacher = json.loads(paths.profile_path("video_focalnet_base").read_text())["batches"][0]["latencies_ms"]
+    ends = [min(teacher) / 410, max(teacher) / 300]
+    ratio = select(build_efficiency(config), metric="latency_ratio").iloc[0]
+    assert ratio[["ci_low", "ci_high"]].tolist() == pytest.approx(ends, rel=1e-5)
+    rate = select(build_efficiency(config), model="vfl_net", metric="clips_per_second").iloc[0]
+    assert rate[["ci_low", "ci_high"]].tolist() == pytest.approx([1000 / 410, 1000 / 300], rel=1e-5)
+    claim = select(build_claims(config), metric="latency_ratio").iloc[0]
+    assert claim["setting"].startswith("reproduced: the 95 % interval [6.46, 8.86] has values that round to it; ")
+    assert claim[["ci_low", "ci_high"]].tolist() == ratio[["ci_low", "ci_high"]].tolist()
+
+
+def test_few_passes_leave_a_ratio_without_interval(tree):
+    config = tree()
+    path = paths.profile_path("vfl_net")
+    profile = json.loads(path.read_text())
+    profile["batches"][0]["latencies_ms"] = profile["batches"][0]["latencies_ms"][:6]
+    path.write_text(json.dumps(profile))
+    assert select(build_efficiency(config), model="vfl_net", metric="latency_ms")["ci_low"].notna().all()
+    assert select(build_efficiency(config), metric="latency_ratio")["ci_low"].isna().iloc[0]
+    claim = select(build_claims(config), metric="latency_ratio").iloc[0]
+    assert claim["setting"].startswith("not reproduced: measured 8.0")
 
 
 def test_a_student_that_takes_more_memory_does_not_take_less(tree):
