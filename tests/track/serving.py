@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dvfl.config import TrackingConfig
-from dvfl.plan import Run
+from dvfl.run import Run
 from dvfl.track import Tracker, deliver_pending, outbox_directory
 from dvfl.track.store import ENVIRONMENT, store_uri
 
