@@ -15,12 +15,15 @@ from dvfl.report.inputs import TABLES
 from dvfl.report.rows import select
 from dvfl.report.tables import read_table
 
-_COLUMNS = {"cpu_seconds": "CPU time (s)", "peak_memory_increase_mb": "peak memory added (MB)"}
+_COLUMNS = {
+    "cpu_seconds": ("CPU time", "s (log scale)"),
+    "peak_memory_increase_mb": ("memory that the peak adds", "MB (log scale)"),
+}
 _SIZES = {
-    "frames": "frames of a clip",
-    "resolution": "height and width (pixels)",
-    "batch": "clips in a batch",
-    "clips": "clips of the data set",
+    "frames": "frames of a clip (log scale)",
+    "resolution": "height and width, pixels (log scale)",
+    "batch": "clips in a batch (log scale)",
+    "clips": "clips of the data set (log scale)",
 }
 _LOOKS = {
     "forward": ("forward pass", style.looks(["student"])["student"]),
@@ -47,10 +50,11 @@ def draw(frame: pd.DataFrame) -> Figure:
     sizes = list(dict.fromkeys(frame["along"]))
     figure, axes = style.panels(len(sizes), len(_COLUMNS), 1.9)
     for row, along in zip(axes, sizes, strict=True):
-        for cell, (metric, label) in zip(row, _COLUMNS.items(), strict=True):
+        for cell, (metric, (title, unit)) in zip(row, _COLUMNS.items(), strict=True):
             _panel(cell, select(frame, along=along, metric=metric))
-            cell.set_xlabel(f"{_SIZES[along]} (log scale)")
-            cell.set_ylabel(f"{label}, log scale")
+            cell.set_title(title if along == sizes[0] else "")
+            cell.set_xlabel(_SIZES[along])
+            cell.set_ylabel(unit)
     return figure
 
 
@@ -61,21 +65,16 @@ def _panel(cell: Axes, frame: pd.DataFrame) -> None:
         law = power_law(rows["size"], rows["value"])
         label = f"{name}: exponent {law.exponent:.2f} [{law.low:.2f}, {law.high:.2f}]" if law else name
         cell.plot(rows["size"], rows["law"], color=look.color, linestyle=look.linestyle, linewidth=1)
-        cell.plot(rows["size"], rows["value"], color=look.color, marker=look.marker, linestyle="", label=label)
+        cell.plot(rows["size"], rows["value"], look.marker, color=look.color, label=label)
     cell.set_xscale("log")
     cell.set_yscale("log")
     low, high = cell.get_ylim()
     cell.set_ylim(low, high * (high / low) ** 0.45)  # room for the legend
     cell.legend(loc="upper left", borderpad=0.1, borderaxespad=0.2, labelspacing=0.2, handletextpad=0.2)
-    cell.xaxis.set_major_locator(FixedLocator(sorted(set(frame["size"]))))
-    cell.xaxis.set_major_formatter(FuncFormatter(_short))
+    sizes = sorted(set(frame["size"]))
+    shown = sizes if sizes[-1] < 1000 else [size for size in sizes if np.log10(size) % 1 == 0]
+    cell.xaxis.set_major_locator(FixedLocator(shown))
+    cell.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,g}"))
     cell.xaxis.set_minor_locator(NullLocator())
     cell.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     cell.yaxis.set_minor_locator(NullLocator())
-
-
-def _short(size: float, _: int) -> str:
-    """Of numbers of clips, powers of ten alone: 1k, 10k; what lies between is not written out."""
-    if size < 1000:
-        return f"{size:g}"
-    return f"{size / 1000:g}k" if np.log10(size) % 1 == 0 else ""
