@@ -78,13 +78,13 @@ def test_each_work_is_timed(point):
 
 
 def test_a_larger_step_takes_more_time_and_memory_each_in_a_process_of_its_own():
-    sizes = (1, 16)
+    sizes = (16, 1)  # the small one second: a peak that it shared with the large one would show
     tiny = replace(TINY, work="step", img_size=64)
     rows, problems = measure_growth([Series("batch", tuple(replace(tiny, batch=n) for n in sizes), sizes)])
     assert not problems
-    small, large = rows
+    large, small = rows
     assert large["cpu_seconds"] > 1.5 * small["cpu_seconds"]
-    assert large["peak_memory_increase_mb"] > 3 * max(1, small["peak_memory_increase_mb"])
+    assert large["peak_memory_increase_mb"] > 2 * small["peak_memory_increase_mb"]
 
 
 def test_the_made_up_index_is_that_of_the_clips_that_are_written(tmp_path):
