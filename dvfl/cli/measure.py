@@ -79,7 +79,7 @@ def bench(names: tuple[str, ...], everything: bool, quick: bool, threads: int | 
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of the network.")
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Timed passes of each point.")
 @click.option(
-    "--index-clips", type=click.IntRange(100), default=10_000, show_default=True, help="The most clips to index."
+    "--index-clips", type=click.IntRange(100), default=100_000, show_default=True, help="The most clips to index."
 )
 def growth(config: Config, precision: str, threads: int, repeats: int, index_clips: int) -> None:
     """Measure how time and memory grow with frames, resolution, batch and clips: a table and a figure."""
