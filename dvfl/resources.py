@@ -66,6 +66,7 @@ NEEDS = {
     "profile": Needs(6000, 60, cores=4),
     "profile_larger_batches": Needs(6000, 120, cores=4),
     "benchmark": Needs(6000, 30, cores=4),
+    "growth": Needs(9000, 60, cores=4),
     "tables": Needs(2000, 30),
     "figures": Needs(2000, 30),
     "protocol_effects": Needs(2000, 30),

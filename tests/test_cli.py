@@ -57,6 +57,7 @@ def test_help_lists_the_commands_in_the_order_of_the_pipeline(command):
         "runs",
         "tracking",
         "motion-check",
+        "growth",
         "protocol",
         "released-loss",
         "protocol-effects",

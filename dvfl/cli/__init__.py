@@ -18,7 +18,7 @@ IN_ORDER = [
     [train.train, train.targets],
     [evaluate.test, evaluate.score, evaluate.motion_check],
     [ablate.trial, ablate.tune, ablate.choose, ablate.tune_figure],
-    [measure.profile, measure.bench, measure.released_loss],
+    [measure.profile, measure.bench, measure.growth, measure.released_loss],
     [report.protocol_effects, report.tables, report.figures, report.summary],
     [provenance.trace, provenance.verify, provenance.pack],
     [report.report, pipeline.ui],

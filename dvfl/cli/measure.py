@@ -73,6 +73,30 @@ def bench(names: tuple[str, ...], everything: bool, quick: bool, threads: int | 
         say(f"{name}: not measured, {reason}")
 
 
+@click.command()
+@with_config
+@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="bfloat16", show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of the network.")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Timed passes of each point.")
+@click.option(
+    "--index-clips", type=click.IntRange(100), default=100_000, show_default=True, help="The most clips to index."
+)
+def growth(config: Config, precision: str, threads: int, repeats: int, index_clips: int) -> None:
+    """Measure how time and memory grow with frames, resolution, batch and clips: a table and a figure."""
+    from dvfl.bench.growth import Point, circumstances, measure_growth, series
+    from dvfl.report.figures import write_figure
+    from dvfl.report.growth import build_growth
+    from dvfl.report.inputs import TABLES as folder
+    from dvfl.report.tables import write_table
+
+    base = Point("forward", precision=precision, threads=threads, repeats=repeats)
+    rows, problems = measure_growth(series(base, index_clips))
+    write_table(build_growth(rows, circumstances()), folder / "growth")
+    write_figure("growth", config)
+    for problem in problems:
+        say(f"not measured: {problem}")
+
+
 @click.command("released-loss")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="CSV file to write.")
 def released_loss(out: Path) -> None:

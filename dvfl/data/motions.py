@@ -300,10 +300,10 @@ def render_motions(config: MotionsConfig, root: Path, workers: int) -> None:
 
 def _render_file(config: MotionsConfig, root: Path, clip: tuple[str, int, int]) -> None:
     with atomic(_path(root, *clip)) as temporary:
-        _encode(render_clip(config, *clip), config.fps, temporary)
+        encode(render_clip(config, *clip), config.fps, temporary)
 
 
-def _encode(frames: np.ndarray, fps: int, path: Path) -> None:
+def encode(frames: np.ndarray, fps: int, path: Path) -> None:
     """Write an AVI of MPEG-4 at high quality, the same bytes for the same frames."""
     options = {"flags": "+bitexact+qscale", "global_quality": str(2 * 118), "g": "8"}
     with av.open(str(path), "w", format="avi", container_options={"fflags": "+bitexact"}) as file:

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,7 +25,8 @@ Precision = Literal["float32", "bfloat16"]
 class Measurement:
     """Timed forward passes of one batch.
 
-    seconds: of each pass after the warm-up. peak_memory: bytes, the largest at any time of these
+    seconds: of each pass after the warm-up. cpu_seconds: the processor time that this process took for it, of all
+    its threads together. peak_memory: bytes, the largest at any time of these
     passes; on a CPU of the whole process (Python and PyTorch, weights, clips, intermediate
     results), on a GPU of what PyTorch allocated there. peak_memory_increase: bytes, how much of
     that was not there before the first pass, when weights and clips were loaded.
@@ -34,6 +35,7 @@ class Measurement:
     seconds: list[float]
     peak_memory: int
     peak_memory_increase: int
+    cpu_seconds: list[float] = field(default_factory=list)
 
     def summary(self, batch: int) -> dict[str, Any]:
         """Each pass, median and 95th percentile in ms (None where passes are few), clips/s, 10^6 bytes."""
@@ -72,18 +74,26 @@ def measure(model: nn.Module, clips: Tensor, *, repeats: int, precision: Precisi
         return _measured(lambda: model(clips), repeats, memory, synchronise)
 
 
-def measure_call(call: Callable[[], Any], *, repeats: int) -> Measurement:
-    """The same of any pass that ends when the call returns, in a process that holds the network and its clips."""
-    return _measured(call, repeats, _ProcessMemory(), lambda: None)
+def measure_call(call: Callable[[], Any], *, repeats: int, warm_up: int | None = None) -> Measurement:
+    """The same of any pass that ends when the call returns, in a process that holds the network and its clips.
+
+    warm_up: untimed passes; by default as many as `repeats` deserves.
+    """
+    return _measured(call, repeats, _ProcessMemory(), lambda: None, warm_up)
 
 
 def _measured(
-    call: Callable[[], Any], repeats: int, memory: _ProcessMemory | _CudaMemory, synchronise: Callable[[], None]
+    call: Callable[[], Any],
+    repeats: int,
+    memory: _ProcessMemory | _CudaMemory,
+    synchronise: Callable[[], None],
+    warm_up: int | None = None,
 ) -> Measurement:
-    for _ in range(_warm_up(repeats)):
+    for _ in range(_warm_up(repeats) if warm_up is None else warm_up):
         call()
-    seconds = [_seconds(call, synchronise) for _ in range(repeats)]
-    return Measurement(seconds, memory.peak(), max(0, memory.peak() - memory.before))
+    passes = [_seconds(call, synchronise) for _ in range(repeats)]
+    seconds, cpu_seconds = map(list, zip(*passes, strict=True))
+    return Measurement(seconds, memory.peak(), max(0, memory.peak() - memory.before), cpu_seconds)
 
 
 def _warm_up(repeats: int) -> int:
@@ -91,12 +101,13 @@ def _warm_up(repeats: int) -> int:
     return max(1, repeats // 10)
 
 
-def _seconds(call: Callable[[], Any], synchronise: Callable[[], None]) -> float:
+def _seconds(call: Callable[[], Any], synchronise: Callable[[], None]) -> tuple[float, float]:
+    """Wall time and CPU time."""
     synchronise()
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), time.process_time()
     call()
     synchronise()
-    return time.perf_counter() - begin
+    return time.perf_counter() - begin, time.process_time() - cpu
 
 
 class _ProcessMemory:

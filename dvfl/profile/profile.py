@@ -58,9 +58,9 @@ def profile_model(
         "plugins": list(plugins),
     }
     first, *others = batch_sizes
-    result = _in_a_fresh_process({**request, "batch": first, "describe": True})
+    result = in_a_fresh_process({**request, "batch": first, "describe": True})
     batches = [result["batch"]] + [
-        _in_a_fresh_process({**request, "batch": batch, "describe": False})["batch"] for batch in others
+        in_a_fresh_process({**request, "batch": batch, "describe": False})["batch"] for batch in others
     ]
     also = {"exported": _exported(request, exported, batch_sizes)} if exported else {}
     return {
@@ -87,10 +87,10 @@ def _exported(request: dict[str, Any], precisions: Sequence[str], batch_sizes: S
         for precision in precisions:
             file = Path(folder) / f"{precision}.onnx"
             write = {"precision": precision, "file": str(file), "batch": 1}
-            _in_a_fresh_process({**sizes, **write}, "dvfl.profile.exporter")
+            in_a_fresh_process({**sizes, **write}, "dvfl.profile.exporter")
             for runtime in forms(precision):
                 timed = {**request, **write, "runtime": runtime}
-                batches = [_in_a_fresh_process({**timed, "batch": b}, "dvfl.profile.runner") for b in batch_sizes]
+                batches = [in_a_fresh_process({**timed, "batch": b}, "dvfl.profile.runner") for b in batch_sizes]
                 found.append(
                     {
                         "runtime": runtime,
@@ -105,13 +105,20 @@ def _exported(request: dict[str, Any], precisions: Sequence[str], batch_sizes: S
     return found
 
 
-def _in_a_fresh_process(request: dict[str, Any], module: str = "dvfl.profile.worker") -> dict[str, Any]:
+def in_a_fresh_process(
+    request: dict[str, Any], module: str = "dvfl.profile.worker", what: str | None = None
+) -> dict[str, Any]:
+    """What the last line of `python -m module` says, as JSON, when it is given the request as JSON.
+
+    A process's peak of memory never falls, and its allocator keeps what was freed: each measurement has its own.
+    Raises ProfileError, which names `what` was measured.
+    """
     command = [sys.executable, "-m", module]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True)
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
-    what = f"{request['model']}, batch of {request['batch']}"
+    what = what or f"{request['model']}, batch of {request['batch']}"
     if done.returncode == -signal.SIGKILL:
-        raise ProfileError(f"{what}: killed, most likely for want of memory; try a smaller batch")
+        raise ProfileError(f"{what}: killed, most likely for want of memory; try a smaller one")
     last = (done.stderr.strip().splitlines() or ["no message"])[-1]
     raise ProfileError(f"{what}: {last}")

@@ -30,6 +30,7 @@ _TABLES_OF_FIGURE = {
     "labelled_clips": ("ablation",),
     "claims": ("claims",),
     "protocol_effects": ("protocol_effects",),
+    "growth": ("growth",),
 }
 
 

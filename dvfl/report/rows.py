@@ -21,6 +21,7 @@
     splits      the splits that `split=mean` is the mean over
     shown       how the test clips of a check were changed
     input, classes, batch, precision, device, threads, machine        of profiles
+    work, along, size, torch, date       in `growth`: what was measured, along which size, at which; when
 
 In `claims` the setting is a sentence that begins with the verdict.
 """

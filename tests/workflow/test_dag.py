@@ -135,6 +135,12 @@ def test_the_protocols_differences_are_a_target_of_their_own(tmp_path):
     assert not {"tables", "figures", "profile", "distil"} & set(jobs)
 
 
+def test_how_cost_grows_is_measured_on_demand_alone(tmp_path):
+    asked = snakemake(tmp_path, "-n", "--cores", "2", "--", "growth").stdout
+    assert dict(re.findall(r"^(\w+) +(\d+)$", asked, flags=re.M)) == {"growth": "1", "total": "1"}
+    assert not re.search(r"^growth ", snakemake(tmp_path, "-n", "--cores", "2").stdout, flags=re.M)
+
+
 def test_frames_are_stored_where_the_config_says_so(tmp_path):
     file = tmp_path / "store.yaml"
     file.write_text(yaml.safe_dump({"input": {"frame_store": {"shards": 3}}}))

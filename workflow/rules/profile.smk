@@ -51,6 +51,37 @@ rule larger_batches:
         [f"results/profile/larger_batches/{model}.json" for model in steps.profiled_models(CONFIG)],
 
 
+# A target of its own, which no table waits for: `snakemake growth`.
+rule growth:
+    output:
+        table="results/tables/growth.csv",
+        page=report(
+            "results/tables/growth.html",
+            caption="../report/growth.rst",
+            category="Tables",
+            labels={"table": "growth"},
+        ),
+        figure=report(
+            "results/figures/growth.png",
+            caption="../report/growth.rst",
+            category="Figures",
+            labels={"figure": "growth"},
+        ),
+        table_formats=[f"results/tables/growth.{ending}" for ending in ("md", "tex")],
+        figure_formats=[f"results/figures/growth.{ending}" for ending in ("pdf", "csv")],
+    log:
+        "results/logs/growth.log",
+    conda:
+        "../../envs/dvfl.yaml"
+    threads: needs.measuring_cores("growth")
+    resources:
+        **needs("growth"),
+    message:
+        "Measuring how cost grows, alone on the machine"
+    shell:
+        "dvfl growth 2>&1 | tee -i {log}"
+
+
 # Like every table of measured time it is no part of all.csv; the report asks for it.
 rule benchmark:
     output:

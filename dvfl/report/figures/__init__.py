@@ -19,6 +19,7 @@ from dvfl.report.figures import (
     audit,
     claims,
     confusion,
+    growth,
     labelled_clips,
     protocol_effects,
     released_loss,
@@ -48,7 +49,10 @@ FIGURES: dict[str, Plot] = {
     "claims": Plot(claims.data, claims.draw),
     "released_loss": Plot(released_loss.data, released_loss.draw),
 }
-ON_DEMAND = {"protocol_effects": Plot(protocol_effects.data, protocol_effects.draw)}
+ON_DEMAND = {
+    "protocol_effects": Plot(protocol_effects.data, protocol_effects.draw),
+    "growth": Plot(growth.data, growth.draw),
+}
 
 
 def write_figure(name: str, config: Config, folder: str | Path = FOLDER) -> None:
