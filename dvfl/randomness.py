@@ -26,11 +26,18 @@ def generator(*address: str | int) -> np.random.Generator:
 
 @contextmanager
 def torch_seeded(*address: str | int) -> Iterator[None]:
-    """Within the block, torch's global CPU generator is the address's own; afterwards it is as before."""
+    """Within the block, torch's global CPU generator is the address's own; afterwards it is as before.
+
+    GPUs in use are seeded too, and stay so.
+    """
     import torch
 
+    seed = derive_seed(*address)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(*address))
+        # torch.manual_seed notes GPUs not in use with a stack trace, for later: 0.2 ms, of each view that is drawn.
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(seed)
         yield
 
 

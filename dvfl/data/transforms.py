@@ -5,15 +5,14 @@ Views are uint8 until they are normalised: a quarter of the memory to keep and t
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms import v2
 
 from dvfl.config import InputConfig
+from dvfl.data.jitter import ColorJitter
 from dvfl.randomness import numpy_seeded, torch_seeded
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -35,7 +34,7 @@ class TrainTransform:
             [
                 v2.RandomResizedCrop(size, scale=input.crop_area, ratio=input.crop_aspect, antialias=True),
                 v2.RandomHorizontalFlip(input.flip if allow_flip else 0.0),
-                v2.RandomApply([PerFrame(jitter)], p=input.color_jitter),
+                v2.RandomApply([jitter], p=input.color_jitter),
                 v2.RandomGrayscale(input.greyscale),
             ]
         )
@@ -71,58 +70,6 @@ class TestTransform:
         return torch.stack([clip[:, :, top : top + self.size, left : left + self.size] for top, left in corners])
 
 
-class ColorJitter(v2.ColorJitter):
-    """torchvision's, draw for draw and level for level but for rounding, with a hue that takes a third of the time.
-
-    Three quarters of the time of the jitter went there, and the jitter takes more than a frame store and the crop.
-    """
-
-    def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
-        changes = {
-            0: ("brightness_factor", v2.functional.adjust_brightness),
-            1: ("contrast_factor", v2.functional.adjust_contrast),
-            2: ("saturation_factor", v2.functional.adjust_saturation),
-            3: ("hue_factor", shift_hue),
-        }
-        for number in params["fn_idx"].tolist():  # in the order that was drawn
-            name, change = changes[number]
-            if params[name] is not None:
-                inpt = change(inpt, params[name])
-        return inpt
-
-
-def shift_hue(image: Tensor, turns: float) -> Tensor:
-    """uint8 (3, H, W) with the hue of every pixel turned by a part of the circle, -0.5 to 0.5.
-
-    In HSV, value v and chroma c stay, and each channel is v - c * clamp(2 - |k - 2|, 0, 1), where k is the distance of
-    the hue, in sixths of the circle, from that channel's own: one formula for the three in place of six cases.
-    """
-    red, green, blue = image.float()
-    value = torch.maximum(torch.maximum(red, green), blue)
-    chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    sixths = torch.where(
-        value == red,
-        green - blue,
-        torch.where(value == green, (blue - red).add_(chroma, alpha=2), (red - green).add_(chroma, alpha=4)),
-    )
-    hue = sixths.div_(chroma.clamp(min=1)).add_(6 * turns)  # a grey pixel has no chroma, and any hue
-    k = torch.stack([hue + 5, hue + 3, hue + 1])
-    k.sub_(torch.floor(k / 6), alpha=6)
-    weight = k.sub_(2).abs_().neg_().add_(2).clamp_(0, 1)
-    return torch.sub(value, weight.mul_(chroma)).add_(0.5).to(torch.uint8)
-
-
-class PerFrame(nn.Module):
-    """Applies a random transform to each frame of a clip (T, 3, H, W) with draws of its own."""
-
-    def __init__(self, transform: nn.Module) -> None:
-        super().__init__()
-        self.transform = transform
-
-    def forward(self, clip: Tensor) -> Tensor:
-        return torch.stack([self.transform(frame) for frame in clip])
-
-
 def resize_short_side(frames: np.ndarray, short_side: int) -> Tensor:
     """uint8 frames (T, H, W, 3) -> uint8 (T, 3, H', W') whose short side is `short_side`."""
     clip = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
@@ -135,7 +82,7 @@ def normalise(views: Tensor) -> Tensor:
     """uint8 (..., 3, H, W) -> float32 of ImageNet's mean and standard deviation, same device."""
     mean = torch.tensor(IMAGENET_MEAN, device=views.device).view(3, 1, 1)
     std = torch.tensor(IMAGENET_STD, device=views.device).view(3, 1, 1)
-    return (views.float() / 255 - mean) / std
+    return (views / 255).sub_(mean).div_(std)  # in place: pages of fresh memory cost more than the arithmetic
 
 
 def mix_batch(
