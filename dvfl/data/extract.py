@@ -1,4 +1,4 @@
-"""Archives to files: zip, tar and tar.gz with the standard library, rar with rarfile and libarchive.
+"""Archives to files: zip, tar and tar.gz with the standard library, rar with rarfile and libarchive or unar.
 
 Every file is written by us, under a name that we have checked, into a folder beside the clips, and moved among them
 once the archive has been read to its end and its checksums have agreed. So nothing lands elsewhere, no link is ever
@@ -21,10 +21,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import rarfile
 
+from dvfl.data import unarchiver
 from dvfl.data.errors import DataError
 from dvfl.files import OutputError, explain
 from dvfl.progress import Progress
@@ -75,25 +76,39 @@ def _unpack(
     archive: Sequence[Path], folder: Path, place: Place, budget: _Budget, inner: Path | None, joined: bool = False
 ) -> set[PurePosixPath]:
     """Writes the members that have a place into a folder; their paths there."""
-    written: set[PurePosixPath] = set()
-    found: list[Path] = []
-    with _reading(archive, joined) as members:
-        for number, member in enumerate(members):
-            path = _safe(member, archive[0])
-            budget.member()
-            if member.kind != "file":
-                continue
-            if inner is not None and path.suffix.lower() in ARCHIVES:
-                found.append(inner / f"{number}{path.suffix.lower()}")
-                _write(member, found[-1], budget)
-            elif (relative := place(path)) is not None:
-                _write(member, folder / relative, budget)
-                written.add(relative)
+    untouched = budget.state()
+    try:
+        with _reading(archive, joined) as members:
+            written, found = _write_members(members, archive[0], folder, place, budget, inner)
+    except _BeyondLibarchive as error:
+        budget.back_to(untouched)  # what is written is written again
+        with _reading_by_unar(archive[0], error) as members:
+            written, found = _write_members(members, archive[0], folder, place, budget, inner)
     for file in found:
         written |= _unpack([file], folder, place, budget, None)
         budget.spare(file.stat().st_size)
         file.unlink()
     return written
+
+
+def _write_members(
+    members: Iterator[Member], archive: Path, folder: Path, place: Place, budget: _Budget, inner: Path | None
+) -> tuple[set[PurePosixPath], list[Path]]:
+    """Paths in the folder of the members that have a place, and the archives found, which are written to `inner`."""
+    written: set[PurePosixPath] = set()
+    found: list[Path] = []
+    for number, member in enumerate(members):
+        path = _safe(member, archive)
+        budget.member()
+        if member.kind != "file":
+            continue
+        if inner is not None and path.suffix.lower() in ARCHIVES:
+            found.append(inner / f"{number}{path.suffix.lower()}")
+            _write(member, found[-1], budget)
+        elif (relative := place(path)) is not None:
+            _write(member, folder / relative, budget)
+            written.add(relative)
+    return written, found
 
 
 def _write(member: Member, path: Path, budget: _Budget) -> None:
@@ -156,6 +171,12 @@ class _Budget:
         """An inner archive is gone again."""
         self.disk += size
 
+    def state(self) -> tuple[int, int, int]:
+        return self.left, self.disk, self.members
+
+    def back_to(self, state: tuple[int, int, int]) -> None:
+        self.left, self.disk, self.members = state
+
     def member(self) -> None:
         self.members -= 1
         if self.members < 0:
@@ -179,7 +200,7 @@ def _reading(archive: Sequence[Path], joined: bool) -> Iterator[Iterator[Member]
         else:
             yield _tar(archive)
     except rarfile.RarCannotExec as error:  # an old one whose very comment is packed
-        raise _beyond_libarchive(first, error) from error
+        raise _BeyondLibarchive(first, error) from error
     except _UNREADABLE as error:
         raise _damaged(archive, error, joined) from error
     except Exception as error:
@@ -189,18 +210,40 @@ def _reading(archive: Sequence[Path], joined: bool) -> Iterator[Iterator[Member]
         reason = str(getattr(error, "msg", error))
         if not re.search("unsupported|not supported|unavailable|filter", reason, re.IGNORECASE):
             raise _damaged(archive, reason, joined) from error
-        raise _beyond_libarchive(first, reason) from error
+        raise _BeyondLibarchive(first, reason) from error
+
+
+@contextmanager
+def _reading_by_unar(path: Path, refused: _BeyondLibarchive) -> Iterator[Iterator[Member]]:
+    """Members of a rar that libarchive has refused. Raises that refusal where this machine has no unar."""
+    unar = unarchiver.find_unar()
+    if unar is None:
+        raise refused
+    try:
+        infos = _headers(path)
+        with unarchiver.unpacked(unar, path) as stream:
+            yield _rar_by_unar(infos, stream)
+    except rarfile.Error as error:
+        raise ArchiveError(
+            f"{path}: neither libarchive ({refused.reason}) nor unar ({error}) can read it; nothing of it was "
+            f"extracted: remove it and run the same command again; {_UNRAR}"
+        ) from error
 
 
 _UNREADABLE = (zipfile.BadZipFile, tarfile.TarError, rarfile.Error, gzip.BadGzipFile, zlib.error, EOFError)
+_UNRAR = "if a new copy fails as well, extract it with unrar and give the folder as `root`"
 
 
-def _beyond_libarchive(path: Path, reason: object) -> ArchiveError:
+class _BeyondLibarchive(ArchiveError):
     """A rar that is whole, as far as we can tell, but packed in a way that is not known here."""
-    return ArchiveError(
-        f"{path}: this machine's libarchive cannot read it ({reason}); install a newer one (conda-forge has it), "
-        f"or extract the file with unrar and give the folder as `root`"
-    )
+
+    def __init__(self, path: Path, reason: object):
+        super().__init__(
+            f"{path}: this machine's libarchive cannot read it ({reason}): install unar, which can "
+            f"({unarchiver.INSTALL}), and run the same command again, or extract the file with unrar and give the "
+            f"folder as `root`"
+        )
+        self.reason = reason
 
 
 def _damaged(archive: Sequence[Path], reason: object, joined: bool) -> ArchiveError:
@@ -215,7 +258,7 @@ def _damaged(archive: Sequence[Path], reason: object, joined: bool) -> ArchiveEr
         f"command again"
     )
     if archive[0].suffix.lower() == ".rar":  # old ways to compress are not known to libarchive, which says the same
-        again += "; if a new copy fails as well, extract it with unrar and give the folder as `root`"
+        again += f"; {_UNRAR}"
     return ArchiveError(again)
 
 
@@ -284,18 +327,44 @@ def _rar(path: Path) -> Iterator[Member]:
     and stops without a word where headers end early (3.6). rarfile alone would start a program for each file.
     """
     libarchive = require_libarchive(path)
-    with rarfile.RarFile(path, errors="strict") as headers:
-        if headers.needs_password():
-            raise _protected(path)
-        infos = headers.infolist()
+    infos = _headers(path)
     with libarchive.file_reader(str(path), block_size=CHUNK) as archive:
         entries = iter(archive)
         for info in infos:
             entry = next(entries, None)
             if entry is None:
                 raise rarfile.BadRarFile(f"{info.filename} cannot be read")
-            kind = "folder" if info.is_dir() else "file" if info.is_file() else "other"
-            yield Member(info.filename, kind, lambda info=info, entry=entry: _checked(info, entry.get_blocks(CHUNK)))
+            yield _member(info, lambda info=info, entry=entry: _checked(info, entry.get_blocks(CHUNK)))
+
+
+def _rar_by_unar(infos: Sequence[rarfile.RarInfo], stream: IO[bytes]) -> Iterator[Member]:
+    """rarfile reads the headers, unar the contents: a stream of all, so that what nobody wants is read over."""
+    for info in infos:
+        if info.is_file() and info.CRC is None:  # a RAR 5 may have another checksum, which nobody would look at here
+            raise rarfile.BadRarFile(f"{info.filename} has no CRC")
+        chunks = _checked(info, _up_to(info.file_size, stream))
+        yield _member(info, lambda chunks=chunks: chunks)
+        for _ in chunks if info.is_file() else ():
+            pass
+    if stream.read(1):
+        raise rarfile.BadRarFile("it holds more than its headers say")
+
+
+def _headers(path: Path) -> list[rarfile.RarInfo]:
+    with rarfile.RarFile(path, errors="strict") as headers:
+        if headers.needs_password():
+            raise _protected(path)
+        return headers.infolist()
+
+
+def _member(info: rarfile.RarInfo, chunks: Callable[[], Iterator[bytes]]) -> Member:
+    return Member(info.filename, "folder" if info.is_dir() else "file" if info.is_file() else "other", chunks)
+
+
+def _up_to(size: int, stream: IO[bytes]) -> Iterator[bytes]:
+    while chunk := stream.read(min(CHUNK, size)):
+        size -= len(chunk)
+        yield chunk
 
 
 def _checked(info: rarfile.RarInfo, chunks: Iterator[bytes]) -> Iterator[bytes]:

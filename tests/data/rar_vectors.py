@@ -14,6 +14,8 @@ ACTION OF CONTRACT, NEGLIGENCE OR OTHER TORTIOUS ACTION, ARISING OUT OF OR IN CO
 THIS SOFTWARE.
 """
 
+import zlib
+
 CONTENT = b"".join(b"%03d\n" % number for number in range(512))  # of stest1.txt and of stest2.txt
 
 RAR4_PACKED = bytes.fromhex(  # seektest.rar: stest1.txt alone, as it stands there, without headers; RAR 2.9, method 5
@@ -28,6 +30,20 @@ RAR4_SOLID = bytes.fromhex(  # rar3-solid.rar: stest1.txt, and stest2.txt by wha
     "d9167490902c000e0000000008000003a2e6b7c5b066cc3e1d330a00a48100007374657374322e74787400c0b120008807ebf20a"
     "69fafc94ded0c43d7b00400700"
 )
+
+
+def second_of(archive: bytes, name: bytes = b"stest2.txt", mode: int = 0o100644, size: int | None = None) -> bytes:
+    """RAR4_SOLID with another header of its second file, whose checksum is right: name (10 bytes), mode, size."""
+    start = archive.index(b"stest2.txt") - 32
+    length = int.from_bytes(archive[start + 5 : start + 7], "little")
+    header = bytearray(archive[start : start + length])
+    header[32:42] = name
+    header[28:32] = mode.to_bytes(4, "little")
+    if size is not None:
+        header[11:15] = size.to_bytes(4, "little")
+    header[:2] = (zlib.crc32(header[2:]) & 0xFFFF).to_bytes(2, "little")
+    return archive[:start] + bytes(header) + archive[start + length :]
+
 
 RAR5_PACKED = bytes.fromhex(  # rar5-times.rar: stest1.txt
     "526172211a070100f3e182eb0b0105070006010180808000599de7432802030bb700048010a48302a2e6b7c58003010a73746573"

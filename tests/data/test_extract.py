@@ -32,6 +32,7 @@ def readable_rar() -> bool:
 
 
 needs_libarchive = pytest.mark.skipif(not readable_rar(), reason="this machine has no libarchive to read rar with")
+needs_unar = pytest.mark.skipif(shutil.which("unar") is None, reason="no unar here; Debian: apt-get install unar")
 WRITERS = [
     pytest.param(zip_of, ".zip", id="zip"),
     pytest.param(lambda files: zip_of(files, zipfile.ZIP_DEFLATED), ".zip", id="deflated"),
@@ -208,29 +209,173 @@ def test_a_packed_rar_with_a_byte_changed(attempt, tmp_path):
     assert not (tmp_path / "target").exists()
 
 
+@pytest.fixture
+def without_unar(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path_factory.mktemp("nothing")))
+
+
+@pytest.fixture
+def refusing(monkeypatch) -> None:
+    """Whatever rar it is, libarchive does as it does with filters: one of another version may read solid ones."""
+    error = require_libarchive("x.rar").exception.ArchiveError
+
+    def gives_up(path: Path):
+        yield module.Member("stest1.txt", "file", lambda: iter([bytes(3000)]))
+        raise error("Parsing filters is unsupported.")
+
+    monkeypatch.setattr(module, "_rar", gives_up)
+
+
+@pytest.fixture
+def unar_that(tmp_path_factory, monkeypatch) -> Callable[[str], Path]:
+    """Puts a script in unar's place; the folder it is in."""
+
+    def become(script: str) -> Path:
+        folder = tmp_path_factory.mktemp("programs")
+        (folder / "unar").write_text(f"#!/bin/sh\ncd {folder}\n{script}\n")
+        (folder / "unar").chmod(0o755)
+        monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+        return folder
+
+    return become
+
+
 @needs_libarchive
-def test_a_solid_rar_that_libarchive_cannot_read_is_not_called_damaged(attempt, tmp_path):
+def test_a_solid_rar_on_a_machine_without_unar_is_not_called_damaged(attempt, tmp_path, without_unar):
     """Fetched anew it would be no better; a libarchive that has learned it may read it."""
     try:
         attempt(vectors.RAR4_SOLID, suffix=".rar")
     except ArchiveError as error:
         assert "libarchive cannot read it (RAR solid archive support unavailable" in str(error)
-        assert "extract the file with unrar and give the folder as `root`" in str(error)
+        assert "install unar, which can (Debian and Ubuntu: apt-get install unar;" in str(error)
+        assert "or extract the file with unrar and give the folder as `root`" in str(error)
         assert not (tmp_path / "target").exists()
     else:
         assert tree(tmp_path / "target") == dict.fromkeys(["stest1.txt", "stest2.txt"], vectors.CONTENT)
 
 
 @needs_libarchive
+@needs_unar
+@pytest.mark.parametrize("nested", [False, True], ids=["alone", "in a stored one"])
+def test_a_solid_rar_is_read_by_unar(attempt, tmp_path, nested):
+    archive = rar_of({"inner.rar": vectors.RAR4_SOLID}) if nested else vectors.RAR4_SOLID
+    assert attempt(archive, suffix=".rar", nested=nested) == 2
+    assert tree(tmp_path / "target") == dict.fromkeys(["stest1.txt", "stest2.txt"], vectors.CONTENT)
+    assert not (tmp_path / "scratch").exists()
+
+
+@needs_libarchive
+@needs_unar
+def test_a_file_that_is_not_wanted_is_read_over_by_unar(attempt, tmp_path, refusing):
+    def place(path: PurePosixPath) -> PurePosixPath | None:
+        return path if path.stem == "stest2" else None
+
+    assert attempt(vectors.RAR4_SOLID, suffix=".rar", place=place) == 1
+    assert tree(tmp_path / "target") == {"stest2.txt": vectors.CONTENT}
+
+
+@needs_libarchive
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"name": b"../st2.txt"}, "would land outside its folder"),
+        ({"name": b"/tmp/2.txt"}, "would land outside its folder"),
+        ({"name": b"..\\st2.txt"}, "would land outside its folder"),
+        ({"mode": 0o120777}, "a link or a device"),
+        ({"size": 3_000_000_000}, "neither libarchive .* nor unar .* can read it"),
+    ],
+    ids=["above", "absolute", "backslash", "link", "size"],
+)
+def test_what_unar_must_not_extract(attempt, tmp_path, refusing, unar_that, header, message):
+    (unar_that("cat content") / "content").write_bytes(2 * vectors.CONTENT)
+    before = set(tmp_path.parent.iterdir())
+    with pytest.raises(ArchiveError, match=message):
+        attempt(vectors.second_of(vectors.RAR4_SOLID, **header), suffix=".rar")
+    assert set(tmp_path.parent.iterdir()) == before
+    assert not (tmp_path / "target").exists()
+
+
+@needs_libarchive
+@pytest.mark.parametrize(
+    "script",
+    ["cat content content", "head -c 4095 content", "head -c 2048 content", "tr 0 1 < content", "exit 1"],
+    ids=["more", "less", "one", "other", "nothing"],
+)
+def test_what_unar_gives_is_checked(attempt, tmp_path, refusing, unar_that, script):
+    (unar_that(script) / "content").write_bytes(2 * vectors.CONTENT)
+    message = r"neither libarchive \(.*\) nor unar \(.*\) can read it; nothing .*extract it with unrar .*`root`"
+    with pytest.raises(ArchiveError, match=message):
+        attempt(vectors.RAR4_SOLID, suffix=".rar")
+    assert not (tmp_path / "target").exists()
+
+
+@needs_libarchive
+@needs_unar
+@pytest.mark.parametrize(("place", "file"), [(90, "stest1"), (-14, "stest2")])
+def test_a_damaged_solid_rar(attempt, tmp_path, refusing, place, file):
+    """unar's exit code says that all is well."""
+    spoilt = bytearray(vectors.RAR4_SOLID)
+    spoilt[place] ^= 1
+    with pytest.raises(ArchiveError, match=rf"nor unar \({file}\.txt does not have its checksum\)"):
+        attempt(bytes(spoilt), suffix=".rar")
+    assert not (tmp_path / "target").exists()
+
+
+@needs_libarchive
+@needs_unar
+def test_a_bomb_read_by_unar(attempt, tmp_path, refusing, monkeypatch):
+    monkeypatch.setattr(module, "ALWAYS_ALLOWED", 4095)
+    monkeypatch.setattr(module, "MOST_RATIO", 10)
+    with pytest.raises(ArchiveError, match="unpacks to more than 10 times its size"):
+        attempt(vectors.RAR4_SOLID, suffix=".rar")
+    assert not (tmp_path / "target").exists()
+
+
+@needs_libarchive
+@needs_unar
+def test_what_libarchive_wrote_before_it_gave_up_is_neither_kept_nor_counted(attempt, tmp_path, refusing, monkeypatch):
+    monkeypatch.setattr(module, "ALWAYS_ALLOWED", 4096)
+    monkeypatch.setattr(module, "MOST_RATIO", 10)
+    assert attempt(vectors.RAR4_SOLID, suffix=".rar") == 2
+    assert tree(tmp_path / "target") == dict.fromkeys(["stest1.txt", "stest2.txt"], vectors.CONTENT)
+
+
+@needs_libarchive
+def test_ctrl_c_ends_unar(attempt, tmp_path, refusing, unar_that):
+    folder = unar_that("echo $$ > pid; exec cat content /dev/zero")
+    (folder / "content").write_bytes(vectors.CONTENT)
+
+    def killed(path: PurePosixPath) -> PurePosixPath:
+        if path.stem == "stest2":
+            raise KeyboardInterrupt
+        return path
+
+    with pytest.raises(KeyboardInterrupt):
+        attempt(vectors.RAR4_SOLID, suffix=".rar", place=killed)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((folder / "pid").read_text()), 0)
+    assert not (tmp_path / "target").exists()
+
+
+@needs_libarchive
 @pytest.mark.parametrize(("write", "unknown", "known"), [(rar_of, 0x99, 0x33), (rar5_of, 7, 3)], ids=["rar", "rar5"])
-def test_a_rar_that_libarchive_cannot_decompress(attempt, tmp_path, write, unknown, known):
-    message = r"libarchive cannot read it .*([Nn]ot |[Uu]n)supported.*or extract the file with unrar .*`root`"
+def test_a_rar_that_libarchive_cannot_decompress(attempt, tmp_path, without_unar, write, unknown, known):
+    message = r"libarchive cannot read it .*([Nn]ot |[Uu]n)supported.*install unar.*or extract the file with unrar"
     with pytest.raises(ArchiveError, match=message):
         attempt(write(FILES, method=unknown), suffix=".rar")
     with pytest.raises(
         ArchiveError, match=r"damaged or not whole .*if a new copy fails as well, extract it with unrar"
     ):
         attempt(write(FILES, method=known), suffix=".rar")
+    assert not (tmp_path / "target").exists()
+
+
+@needs_libarchive
+@needs_unar
+@pytest.mark.parametrize(("write", "unknown"), [(rar_of, 0x99), (rar5_of, 7)], ids=["rar", "rar5"])
+def test_a_rar_that_unar_cannot_decompress_either(attempt, tmp_path, write, unknown):
+    with pytest.raises(ArchiveError, match=r"neither libarchive \(.*\) nor unar \(.*\) can read it"):
+        attempt(write(FILES, method=unknown), suffix=".rar")
     assert not (tmp_path / "target").exists()
 
 
