@@ -26,6 +26,8 @@ from dvfl.ablate.tune import AnotherStudy, by_slot, finish, forget, open_search,
 from dvfl.config import ConfigError, check_config, merge
 from dvfl.errors import Stopped, UserError
 from dvfl.files import read_json
+from dvfl.report import style
+from dvfl.report.figures.tuning import draw
 from dvfl.run import Run
 from dvfl.train.loop import Diverged
 from tests.ablate import postgres
@@ -570,6 +572,29 @@ def test_trials_are_trained_on_train_and_judged_on_validation_to_the_tables_and_
         assert command("tune-figure", dataset, study, picture, "--config", file)[0] == 0
         assert Path(figure).stat().st_size > 5000
     assert len(tune_figures(config)) == 12
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_pictures_show_every_trial_and_hide_none():
+    """The worst trials are drawn in a colour, legends lie outside, and epochs are whole though looked at but once."""
+    study = optuna.create_study(direction="maximize")
+    distributions = {"alpha": FloatDistribution(0, 1), "lr": FloatDistribution(1e-4, 1e-2, log=True)}
+    for number, top1 in enumerate((25.0, 75.0, 100.0)):
+        params = {"alpha": number / 2, "lr": 10.0 ** (-4 + number)}
+        looks = {6: top1}
+        trial = create_trial(value=top1, params=params, distributions=distributions, intermediate_values=looks)
+        study.add_trial(trial)
+    with style.style():
+        history, parallel, intermediate = (
+            draw(study, name, ["top1"]) for name in ("history", "parallel", "intermediate")
+        )
+        for figure in (history, parallel, intermediate):
+            figure.canvas.draw()
+    axes = history.axes[0]
+    assert axes.get_legend().get_window_extent().y0 >= axes.get_window_extent().y1
+    (lines,) = parallel.axes[0].collections
+    assert max(min(colour[:3]) for colour in lines.get_colors()) < 0.9
+    assert [tick for tick in intermediate.axes[0].get_xticks() if tick % 1] == []
 
 
 def test_a_trial_on_two_processes_is_pruned(project, command):
