@@ -21,7 +21,7 @@ from optuna.trial import TrialState, create_trial
 from dvfl import paths, plan
 from dvfl.ablate import tune
 from dvfl.ablate.job import made_from
-from dvfl.ablate.storage import StorageError, open_storage
+from dvfl.ablate.storage import StorageError, journal_path, open_journal, open_storage
 from dvfl.ablate.tune import AnotherStudy, by_slot, finish, forget, open_search, work
 from dvfl.config import ConfigError, check_config, merge
 from dvfl.errors import Stopped, UserError
@@ -212,6 +212,20 @@ def test_on_postgres_another_worker_notices_that_one_was_killed(storage):
     last = {trial.user_attrs["slot"]: trial for trial in trials_of(values)}
     assert sorted(last) == list(range(8)) and {trial.state.name for trial in last.values()} == {"COMPLETE"}
     assert last[1].user_attrs["worker"] == 1
+
+
+def test_who_is_killed_while_it_writes_the_journal_does_not_stop_the_others(monkeypatch):
+    """The journal's lock stays behind."""
+    monkeypatch.setattr("dvfl.ablate.storage.LOCK_SECONDS", 3)
+    writing = FORK.Process(target=lambda: open_journal("mine", "search")._backend._lock.acquire())
+    writing.start()
+    writing.join()
+    assert journal_path("mine", "search").with_name("optuna.journal.lock").is_file()
+    process = started(raw(trials=2), 0)
+    process.join(120)
+    process.kill()
+    process.join()
+    assert Path("answered.0").read_text() == "2"
 
 
 def test_a_killed_search_ends_as_one_that_was_not(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from dvfl.ablate.storage import journal_path, open_journal
 from tests.workflow.conftest import snakemake
 
 SEARCH = {
-    "student": {"train": {"epochs": 40}},
+    "student": {"train": {"epochs": 60, "validate_every": 20}},
     "ablation": {
         "run": ["search"],
         "tune": {
@@ -33,7 +33,9 @@ def killed_in_a_trial(dvfl_command, file: Path, worker: int) -> None:
     """Starts a worker and kills it with SIGKILL once its first trial has told Optuna of an epoch."""
     process = dvfl_command("tune", "colours", "search", "--worker", worker, "--config", file)
     deadline = time.monotonic() + 300
-    while not (journal_path("colours", "search").exists() and any(t.intermediate_values for t in trials())):
+    lock = journal_path("colours", "search").with_name("optuna.journal.lock")
+    # Not while it writes: its lock would be waited for. That is a test of its own.
+    while lock.exists() or not any(trial.intermediate_values for trial in trials()):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -42,6 +44,8 @@ def killed_in_a_trial(dvfl_command, file: Path, worker: int) -> None:
 
 
 def trials() -> list[optuna.trial.FrozenTrial]:
+    if not journal_path("colours", "search").exists():
+        return []
     storage = open_journal("colours", "search")
     return [trial for study in storage.get_all_studies() for trial in storage.get_all_trials(study._study_id)]
 
