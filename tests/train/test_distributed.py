@@ -26,7 +26,7 @@ from dvfl.errors import Pruned, Stopped
 from dvfl.evaluate import job as evaluation
 from dvfl.files import read_json, sha256
 from dvfl.paths import split_path
-from dvfl.plan import Run
+from dvfl.run import Run
 from dvfl.train import job
 from dvfl.train.checkpoint import Checkpoint
 from dvfl.train.distributed import ALONE, ProcessEnded, Processes, run_on_processes

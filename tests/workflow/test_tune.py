@@ -8,7 +8,7 @@ from pathlib import Path
 import optuna
 import pandas as pd
 
-from dvfl import plan
+from dvfl import paths
 from dvfl.ablate.storage import journal_path, open_journal
 from tests.workflow.conftest import snakemake
 
@@ -54,7 +54,7 @@ def test_a_search_is_made_once_by_its_workers_whoever_was_killed(project, dvfl_c
     file = project.config_file(SEARCH)
     killed_in_a_trial(dvfl_command, file, worker=1)
     (running,) = trials()
-    table = plan.trials_path("colours", "search")
+    table = paths.trials_path("colours", "search")
     arguments = ("--cores", "3", "--configfile", str(file), "--", str(table), PICTURE)
     said = snakemake(project.root, *arguments).stdout
     assert "goes on from where it was stopped" in said
