@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from dvfl import paths
 from dvfl.config import Config
@@ -23,6 +23,7 @@ optuna.logging.set_verbosity(logging.ERROR)
 
 RETRIES = 10  # of a trial whose workers are killed: it may be what kills them
 CONNECT_SECONDS = 10
+LOCK_SECONDS = 30  # after which a journal's lock is taken for one that a killed process left
 
 
 class StorageError(UserError):
@@ -37,7 +38,10 @@ def open_journal(dataset: str, study: str) -> JournalStorage:
     """A study's journal file; safe to open from several processes."""
     path = journal_path(dataset, study)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(path)))
+    # Optuna's default lock is a symbolic link to the journal. Made of a relative path it leads nowhere, and one that a
+    # killed process left is then waited for without end.
+    lock = JournalFileOpenLock(str(path), grace_period=LOCK_SECONDS)
+    return JournalStorage(JournalFileBackend(str(path), lock))
 
 
 def open_storage(config: Config, dataset: str, study: str) -> BaseStorage:

@@ -16,7 +16,7 @@ from typing import Any
 import optuna
 import pandas as pd
 from filelock import FileLock
-from optuna.exceptions import OptunaError
+from optuna.exceptions import OptunaError, UpdateFinishedTrialError
 from optuna.pruners import MedianPruner, NopPruner
 from optuna.samplers import TPESampler
 from optuna.storages import RetryHeartbeatStaleTrialCallback
@@ -62,9 +62,10 @@ def work(
         search = open_search(config, dataset, study, made_from or {})
         _leave_unfinished(search, config, dataset, study, worker)
         while (taken := _take(search, config, dataset, study, worker)) is not None:
-            with _heartbeat(search, config, taken):
+            # One that was given to another, while this machine stood still, is left to that one.
+            with _heartbeat(search, config, taken), suppress(UpdateFinishedTrialError):
                 _answer(search, taken, _point(taken, config.ablation.tune[study]), answer)
-            answered += 1
+                answered += 1
     return answered
 
 
@@ -199,7 +200,7 @@ def _suggest(trial: optuna.Trial, key: str, range: FloatRange | IntRange | Choic
 
 
 def _answer(search: optuna.Study, trial: optuna.Trial, point: dict[str, Any], answer: Answer) -> None:
-    """Answers and tells. A trial that was given to another meanwhile is left to that one."""
+    """Answers and tells. Raises UpdateFinishedTrialError where the trial has ended meanwhile."""
     values, state = None, TrialState.COMPLETE
     try:
         values = answer(trial, point)
@@ -209,7 +210,8 @@ def _answer(search: optuna.Study, trial: optuna.Trial, point: dict[str, Any], an
         trial.set_user_attr("error", str(error))
         state = TrialState.FAIL
     except BaseException:
-        trial.set_user_attr("stopped", trial.number)
+        with suppress(UpdateFinishedTrialError):
+            trial.set_user_attr("stopped", trial.number)
         search.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
         raise
     search.tell(trial, values, state=state, skip_if_finished=True)

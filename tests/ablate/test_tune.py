@@ -15,14 +15,19 @@ from typing import Any
 import optuna
 import pandas as pd
 import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
 
 from dvfl import paths, plan
 from dvfl.ablate import tune
-from dvfl.ablate.storage import StorageError, open_storage
+from dvfl.ablate.job import made_from
+from dvfl.ablate.storage import StorageError, journal_path, open_journal, open_storage
 from dvfl.ablate.tune import AnotherStudy, by_slot, finish, forget, open_search, work
 from dvfl.config import ConfigError, check_config, merge
 from dvfl.errors import Stopped, UserError
 from dvfl.files import read_json
+from dvfl.report import style
+from dvfl.report.figures.tuning import draw
 from dvfl.run import Run
 from dvfl.train.loop import Diverged
 from tests.ablate import postgres
@@ -209,6 +214,20 @@ def test_on_postgres_another_worker_notices_that_one_was_killed(storage):
     assert last[1].user_attrs["worker"] == 1
 
 
+def test_who_is_killed_while_it_writes_the_journal_does_not_stop_the_others(monkeypatch):
+    """The journal's lock stays behind."""
+    monkeypatch.setattr("dvfl.ablate.storage.LOCK_SECONDS", 3)
+    writing = FORK.Process(target=lambda: open_journal("mine", "search")._backend._lock.acquire())
+    writing.start()
+    writing.join()
+    assert journal_path("mine", "search").with_name("optuna.journal.lock").is_file()
+    process = started(raw(trials=2), 0)
+    process.join(120)
+    process.kill()
+    process.join()
+    assert Path("answered.0").read_text() == "2"
+
+
 def test_a_killed_search_ends_as_one_that_was_not(tmp_path, monkeypatch):
     found = []
     for name in ("killed", "whole"):
@@ -244,6 +263,24 @@ def test_a_worker_that_is_asked_to_end_gives_its_trial_back(storage):
             work(config, "mine", "search", 0, stopped)
     assert work(config, "mine", "search", 1, good) == 3
     assert {trial.user_attrs["slot"] for trial in trials_of(raw(storage))} == {0, 1, 2}
+
+
+def test_who_was_taken_for_dead_leaves_its_trial_to_the_other_and_goes_on(storage):
+    """A machine that stood still for a while, and whose trial was given to another worker meanwhile."""
+    config = check_config(raw(storage, trials=3))
+
+    def stood_still(trial: optuna.Trial, point: dict[str, Any]) -> list[float]:
+        if trial.number == 0:
+            trial.study.tell(trial.number, state=TrialState.FAIL)
+            assert work(config, "mine", "search", 1, good) == 3
+        trial.report(0.5, 1)
+        return good(trial, point)
+
+    assert work(config, "mine", "search", 0, stood_still) == 0
+    last = by_slot(open_search(config, "mine", "search", {}))
+    assert {slot: (trial.state.name, trial.user_attrs["worker"]) for slot, trial in last.items()} == dict.fromkeys(
+        range(3), ("COMPLETE", 1)
+    )
 
 
 def test_what_would_only_fail_again_is_failed_and_counts():
@@ -401,6 +438,18 @@ def test_a_database_that_refuses_says_so_and_gives_nothing_away(storage, what, m
     assert caught.value.__cause__ is None
 
 
+@pytest.mark.parametrize("storage", [pytest.param("postgres", marks=NEEDS_POSTGRES)], indirect=True)
+def test_a_database_that_refuses_ends_the_command_in_one_line(storage, project, command, monkeypatch):
+    monkeypatch.setenv("PGPASSWORD", "hunter2")
+    space = {"student.drop_path": {"type": "float", "low": 0, "high": 0.1}}
+    values = {"ablation": {"storage": storage, "tune": {"search": {"arm": "student", "space": space}}}}
+    code, out, err = command("tune", "colours", "search", "--config", project.config_file(values))
+    assert (code, out) == (1, "") and "hunter2" not in err
+    (line,) = [line for line in err.splitlines() if line.startswith("dvfl:")]
+    assert "refuses" in line and "set PGPASSWORD" in line
+    assert not list(Path("results").rglob("*.safetensors"))
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -413,6 +462,22 @@ def test_a_password_in_the_config_is_refused_and_not_repeated(url):
     with pytest.raises(ConfigError, match=r"ablation\.storage: holds a password") as caught:
         check_config(raw(url))
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("storage", [pytest.param("postgres", marks=NEEDS_POSTGRES)], indirect=True)
+def test_the_password_is_in_nothing_that_is_written(storage, project, command):
+    """Not in run.json, trials.csv, the journal's copy, MLflow's store, or what is said."""
+    search = {"arm": "student", "trials": 1, "space": {"student.drop_path": {"type": "float", "low": 0, "high": 0.1}}}
+    values = {"ablation": {"storage": storage, "tune": {"search": search}}}
+    file = project.config_file(values)
+    said = [command(step, "colours", "search", "--config", file) for step in ("tune", "choose")]
+    assert [code for code, *_ in said] == [0, 0]
+    store = Path(project.settings["tracking"]["uri"].removeprefix("sqlite:///"))
+    written = [path for path in (*project.root.rglob("*"), *store.parent.rglob("*")) if path.is_file()]
+    assert {"run.json", "trials.csv", "optuna.journal", store.name} <= {path.name for path in written}
+    secret = postgres.PASSWORD.encode()
+    assert [path for path in written if secret in path.read_bytes()] == []
+    assert postgres.PASSWORD not in str(said)
 
 
 ALPHA = {"type": "float", "low": 0.1, "high": 0.9}
@@ -521,6 +586,56 @@ def test_trials_are_trained_on_train_and_judged_on_validation_to_the_tables_and_
         assert command("tune-figure", dataset, study, picture, "--config", file)[0] == 0
         assert Path(figure).stat().st_size > 5000
     assert len(tune_figures(config)) == 12
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_pictures_show_every_trial_and_hide_none():
+    """The worst trials are drawn in a colour, legends lie outside, and epochs are whole though looked at but once."""
+    study = optuna.create_study(direction="maximize")
+    distributions = {"alpha": FloatDistribution(0, 1), "lr": FloatDistribution(1e-4, 1e-2, log=True)}
+    for number, top1 in enumerate((25.0, 75.0, 100.0)):
+        params = {"alpha": number / 2, "lr": 10.0 ** (-4 + number)}
+        looks = {6: top1}
+        trial = create_trial(value=top1, params=params, distributions=distributions, intermediate_values=looks)
+        study.add_trial(trial)
+    with style.style():
+        history, parallel, intermediate = (
+            draw(study, name, ["top1"]) for name in ("history", "parallel", "intermediate")
+        )
+        for figure in (history, parallel, intermediate):
+            figure.canvas.draw()
+    axes = history.axes[0]
+    assert axes.get_legend().get_window_extent().y0 >= axes.get_window_extent().y1
+    (lines,) = parallel.axes[0].collections
+    assert max(min(colour[:3]) for colour in lines.get_colors()) < 0.9
+    assert [tick for tick in intermediate.axes[0].get_xticks() if tick % 1] == []
+
+
+def test_a_trial_on_two_processes_is_pruned(project, command):
+    """Optuna's study goes to the process that asks it; validation is looked at by both."""
+    space = {"student.train.lr": {"type": "float", "low": 1e-9, "high": 1e-8}}  # learns nothing
+    search = {"arm": "student", "trials": 3, "startup_trials": 1, "warmup_epochs": 0, "space": space}
+    values = {
+        "train": {"batch_size": 2, "accumulate": 2, "processes": 2},
+        "student": {"train": {"epochs": 4}},
+        "ablation": {"tune": {"search": search}},
+    }
+    config = project.config(values)
+    before = open_search(config, "colours", "search", made_from(config, "colours", "search"))
+    for slot in (0, 1):  # that learnt all at once
+        before.add_trial(
+            create_trial(
+                value=1.0,
+                params={"student.train.lr": 1e-8},
+                distributions={"student.train.lr": FloatDistribution(1e-9, 1e-8)},
+                intermediate_values=dict.fromkeys(range(1, 5), 1.0),
+                user_attrs={"slot": slot},
+            )
+        )
+    assert command("tune", "colours", "search", "--config", project.config_file(values))[0] == 0
+    last = by_slot(before)[2]
+    assert last.state.name == "PRUNED" and list(last.intermediate_values) == [1]
+    assert not list(project.root.glob("results/**/checkpoint.pt"))
 
 
 def test_a_search_can_choose_for_the_arms(taught):

@@ -17,15 +17,17 @@ import pytest
 import torch
 from torch import nn
 
-from dvfl.config import ConfigError, DistillConfig, TrainConfig
+from dvfl.config import Config, ConfigError, DistillConfig, TrainConfig
 from dvfl.data.errors import UnreadableClip
 from dvfl.data.splits import read_split
 from dvfl.distill.targets import CachedTargets, OnlineTargets
 from dvfl.distill.task import Batch, DistillationTask, SupervisedTask, frozen
-from dvfl.errors import Stopped
+from dvfl.errors import Pruned, Stopped
 from dvfl.evaluate import job as evaluation
 from dvfl.files import read_json, sha256
 from dvfl.paths import split_path
+from dvfl.run import Run
+from dvfl.train import job
 from dvfl.train.checkpoint import Checkpoint
 from dvfl.train.distributed import ALONE, ProcessEnded, Processes, run_on_processes
 from dvfl.train.lease import LeaseTaken
@@ -317,6 +319,31 @@ def test_under_torchrun_the_same_command_shares_the_work(project, another_folder
     other = another_folder(project, "alone").train("student", ONE)
     frames = [pd.read_csv(place / "history.csv") for place in (project.root / RUN / "student/seed0", other)]
     assert_alike(*(frame.to_dict("records") for frame in frames))
+
+
+def end_after(epoch: int, top1: float) -> bool:
+    """Stands for a search that prunes a trial after its second epoch."""
+    return epoch == 2
+
+
+def train_and_tell(processes: Processes, config: Config, run: Run) -> None:
+    """Each process leaves how its training ended."""
+    torch.set_num_threads(1)
+    try:
+        job._train_run(processes, config, run, False, None, end_after)
+    except Pruned as pruned:
+        Path(f"pruned.{processes.rank}").write_text(str(pruned))
+
+
+def test_all_processes_agree_that_a_trial_is_pruned(project):
+    """Both end by themselves, in the same epoch, though the first alone asks Optuna; nobody goes on with it."""
+    values = {**TWO, "student": {"train": {"epochs": 5}}}
+    config = project.config(values)
+    run = project.run(config, stage="selection")
+    run_on_processes(TrainConfig(processes=2, accumulate=2, device="cpu"), train_and_tell, config, run)
+    said = [Path(f"pruned.{rank}").read_text() for rank in (0, 1)]
+    assert said[0] == said[1] and said[0].endswith("pruned after epoch 2 of 5")
+    assert not list(project.root.glob("results/**/checkpoint.pt"))
 
 
 def test_interrupted_and_killed_jobs_leave_no_process_and_go_on(project, dvfl_command):

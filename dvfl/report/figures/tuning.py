@@ -10,6 +10,7 @@ import optuna
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.category import StrCategoryFormatter, StrCategoryLocator
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from optuna.exceptions import ExperimentalWarning
@@ -65,6 +66,7 @@ def draw(study: optuna.Study, picture: str, objectives: list[str]) -> Figure:
         return style.note(f"{picture}: needs two finished trials, and there are {len(complete)}")
     if picture == "pareto":
         axes = pictures.plot_pareto_front(study, target_names=[LABELS[each] for each in objectives])
+        _legend_above(axes)
         return _restyled([axes], 3.4)
     return _DRAWN[picture](study if len(objectives) == 1 else _accuracy_of(study))
 
@@ -80,7 +82,7 @@ def _accuracy_of(study: optuna.Study) -> optuna.Study:
 
 def _history(study: optuna.Study) -> Figure:
     axes = pictures.plot_optimization_history(study, target_name=LABELS["top1"])
-    axes.legend(loc="lower right")
+    _legend_above(axes)
     return _restyled([axes], 3.0)
 
 
@@ -122,6 +124,8 @@ def _contour(study: optuna.Study) -> Figure:
 
 def _parallel(study: optuna.Study) -> Figure:
     axes = pictures.plot_parallel_coordinate(study, target_name=LABELS["top1"])
+    for lines in axes.collections:  # the worst trials would be white on white
+        lines.set_cmap(ListedColormap(lines.get_cmap()(np.linspace(0.25, 1, 256))))
     for each in axes.figure.axes:
         each.grid(False)
         _few_ticks(each.yaxis)
@@ -134,7 +138,7 @@ def _intermediate(study: optuna.Study) -> Figure:
     axes = pictures.plot_intermediate_values(study)
     axes.set_xlabel("epoch")
     axes.set_ylabel(LABELS["top1"])
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # all may have been looked at but once
     if (legend := axes.get_legend()) is not None:  # dozens of trials would need more room than the curves
         legend.remove()
     return _restyled([axes], 3.0)
@@ -163,6 +167,11 @@ def _all_alike(study: optuna.Study) -> bool:
 
 def _evaluator() -> FanovaImportanceEvaluator:
     return FanovaImportanceEvaluator(seed=0)  # its forest draws
+
+
+def _legend_above(axes: Axes) -> None:
+    """Trials may lie in any corner."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
 
 
 def _few_ticks(axis: Axis) -> None:
