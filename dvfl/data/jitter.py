@@ -1,8 +1,8 @@
 """Colour jitter of clips: torchvision's, draw for draw and level for level but for the rounding of a hue, in place.
 
-torchvision makes a tensor at every step. Of a frame of 224 x 224 that is 600 kB, which the system hands out anew, page
-by page: 0.2 ms, where the step itself takes 0.01. Here the steps of all frames of a clip share one block of planes,
-each channel in one piece, whatever the layout of the frames.
+torchvision goes from uint8 to float32 and back at every change, in the layout in which it finds the frame, and turns a
+hue case by case. Here a frame stays in float32 planes from its first change to its last, and all frames of a clip share
+them. What each of these gains is in `dvfl/bench/README.md`.
 """
 
 from __future__ import annotations
