@@ -74,6 +74,7 @@ def _effect_rows(config: Config, study: str, trials: Trials) -> Iterator[Row]:
                 subset="test",
                 trial=finding.id,
                 against=finding.reference,
+                against_split=None if pairs[0][0].split == pairs[0][1].split else pairs[0][1].split,
                 paired="seed, clip" if same_clips else "seed",
                 interval=covers(interval),
                 test="t",
@@ -95,13 +96,18 @@ def _views(config: Config, run: Run) -> str:
 
 
 def effects(table: pd.DataFrame) -> pd.DataFrame:
-    """The differences alone: dataset, finding, arm, value, ci_low, ci_high, p_holm, n_seeds, teachers, paired."""
+    """The differences alone: dataset, finding, arm, value, ci_low, ci_high, p_holm, n_seeds, then what qualifies them.
+
+    That is: teachers, paired, against_split. Where the last is given, the reference has other clips, drawn once, and a
+    teacher of its own: the difference is theirs as well.
+    """
     parts = table["setting"].map(setting_parts)
-    table = table.assign(**{key: parts.str.get(key) for key in ("trial", "teachers", "paired")})
+    qualities = ["teachers", "paired", "against_split"]
+    table = table.assign(**{key: parts.str.get(key) for key in ("trial", *qualities)})
     p_holm = select(table, metric="p_value_holm").set_index(["dataset", "trial"])["value"]
     shown = select(table, metric="top1_difference").rename(columns={"trial": "finding"})
     shown = shown.assign(p_holm=[p_holm[key] for key in zip(shown["dataset"], shown["finding"], strict=True)])
-    columns = ["dataset", "finding", "arm", "value", "ci_low", "ci_high", "p_holm", "n_seeds", "teachers", "paired"]
+    columns = ["dataset", "finding", "arm", "value", "ci_low", "ci_high", "p_holm", "n_seeds", *qualities]
     return shown[columns].reset_index(drop=True)
 
 
@@ -109,8 +115,10 @@ def in_words(table: pd.DataFrame) -> str:
     """One paragraph a data set: what the numbers of the table show, and what they do not."""
     paragraphs = []
     for dataset, here in effects(table).groupby("dataset", sort=False):
-        shown = here[here["p_holm"] <= ALPHA]
-        rest = here.drop(shown.index)
+        other_clips = here[here["against_split"].notna()]
+        alike = here.drop(other_clips.index)
+        shown = alike[alike["p_holm"] <= ALPHA]
+        rest = alike.drop(shown.index)
         seeds = int(here["n_seeds"].iloc[0])
         sentences = [
             f"On {dataset}, {len(here)} differences of the released code were switched on one at a time and compared "
@@ -125,6 +133,11 @@ def in_words(table: pd.DataFrame) -> str:
         if len(rest):
             not_shown = f"Not shown to change it, which does not say that {_they(len(rest))} not"
             sentences.append(f"{not_shown}: {_listed(rest, with_p=False)}.")
+        if len(other_clips):
+            sentences.append(
+                f"Trained and tested on other clips than its reference, drawn once, and taught by another teacher, so "
+                f"that it need not be the cause: {_listed(other_clips, with_p=True)}."
+            )
         if (here["teachers"] == "1").any() and seeds > 1:
             sentences.append("Seeds share one teacher, whose luck no interval covers.")
         paragraphs.append(" ".join(sentences))

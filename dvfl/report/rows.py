@@ -7,6 +7,7 @@
     alpha, temperature   of the distillation, after a study's choice
     interval    what ci_low..ci_high covers: `seeds+groups`, `seeds`, `groups` or `none` (95 %)
     paired      what two compared runs have in common: `seed`; in `protocol_effects` also `seed, clip`
+    against_split        the reference's split, in `protocol_effects`, where it is another
     test        of p values: `t` over what the interval covers, or `sign flip` over groups
     teachers    how many teachers the seeds were distilled from: with 1, all seeds share it
     seed        the row is about this seed's weights alone

@@ -128,6 +128,7 @@ def test_words_say_what_is_shown_and_what_is_not(table):
     lower = text.split("Shown to lower the accuracy: ")[1].split(". ")[0]
     assert lower.startswith("kd_not_a_divergence -") and "p " in lower
     assert "Shown to raise the accuracy: selection_on_test +" in text
+    assert "so that it need not be the cause: leaky_split " in text and text.count("leaky_split") == 1
     rest = text.split("Not shown to change it")[1]
     assert all(finding.id in rest for finding in measured() if finding.id not in SKILL)
     assert "share one teacher" in text and text.count("\n") == 1
@@ -152,9 +153,8 @@ def test_the_figure_is_that_of_the_table(table, trials, tmp_path):
     write_figure("protocol_effects", trials)
     drawn = pd.read_csv("results/figures/protocol_effects.csv", dtype={"teachers": "str"})
     expected = effects(read_table("results/tables/protocol_effects.csv"))
-    pd.testing.assert_frame_equal(
-        drawn, expected.assign(teachers=expected["teachers"].fillna(np.nan)), check_dtype=False
-    )
+    texts = {name: expected[name].fillna(np.nan) for name in ("teachers", "against_split")}
+    pd.testing.assert_frame_equal(drawn, expected.assign(**texts), check_dtype=False)
     with style():
         figure = ON_DEMAND["protocol_effects"].draw(drawn)
     (cell,) = figure.axes
