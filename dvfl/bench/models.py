@@ -114,9 +114,13 @@ class Step:
         return loss.detach()
 
 
-def training_step(sizes: Sizes, precision: str) -> Sides:
-    """A step on a batch: the gradients of both sides are compared over all parameters together."""
+def training_step(sizes: Sizes, precision: str, recompute: bool) -> Sides:
+    """A step on a batch: the gradients of both sides are compared over all parameters together.
+
+    recompute: ours with `train.gradient_checkpointing`, which computes each block again on the way back.
+    """
     literal, ours = networks("vfl_net", sizes)
+    ours.set_grad_checkpointing(recompute)
     clips = random_clips(sizes, sizes.step_batch)
     steps = Step(literal, clips, sizes.num_classes, "float32"), Step(ours, clips, sizes.num_classes, precision)
     gradients = []
@@ -130,28 +134,29 @@ def training_step(sizes: Sizes, precision: str) -> Sides:
     return Sides(*steps, deviation=(off / whole).sqrt().item(), note="deviation: of all gradients, relative")
 
 
-def step_memory(sizes: Sizes, precision: str) -> Sides:
+def step_memory(sizes: Sizes, precision: str, recompute: bool) -> Sides:
     """Peak resident memory of a process that takes two steps, in MB; what PyTorch itself takes is in it."""
 
-    def peak(side: str, precision: str) -> float:
-        request = {"side": side, "precision": precision, "sizes": vars(sizes)}
+    def peak(side: str, precision: str, recompute: bool) -> float:
+        request = {"side": side, "precision": precision, "recompute": recompute, "sizes": vars(sizes)}
         command = [sys.executable, "-m", "dvfl.bench.models"]
         done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=True)
         return json.loads(done.stdout.splitlines()[-1])["peak_mb"]
 
     return Sides(
-        slow=partial(peak, "literal", "float32"),
-        fast=partial(peak, "ours", precision),
+        slow=partial(peak, "literal", "float32", recompute=False),
+        fast=partial(peak, "ours", precision, recompute),
         amount=lambda work: work(),
         note="of the whole process, PyTorch included",
     )
 
 
-def take_steps(side: str, precision: str, sizes: Sizes) -> dict[str, Any]:
+def take_steps(side: str, precision: str, recompute: bool, sizes: Sizes) -> dict[str, Any]:
     """Two training steps of one side in this process, and its peak memory."""
     from dvfl.profile.machine import peak_bytes
 
     literal, ours = networks("vfl_net", sizes)
+    ours.set_grad_checkpointing(recompute)
     network = literal if side == "literal" else ours
     del literal, ours
     step = Step(network, random_clips(sizes, sizes.step_batch), sizes.num_classes, precision)
@@ -160,17 +165,23 @@ def take_steps(side: str, precision: str, sizes: Sizes) -> dict[str, Any]:
     return {"peak_mb": peak_bytes() / 1e6}
 
 
-for _precision, _tolerance in (("float32", 1e-4), ("bfloat16", 5e-2)):
-    _about = {"what": "training step, vfl_net, batch 8", "slow": EAGER, "fast": f"ours, {_precision}"}
-    pair(f"step/vfl_net/{_precision}", **_about, target=2.5, tolerance=_tolerance)(
-        partial(training_step, precision=_precision)
+for _precision, _recompute, _tolerance in (
+    ("float32", False, 1e-4),
+    ("bfloat16", False, 5e-2),
+    ("bfloat16", True, 5e-2),
+):
+    _name = f"vfl_net/{_precision}" + ("/recompute" if _recompute else "")
+    _fast = f"ours, {_precision}" + (", blocks computed again on the way back" if _recompute else "")
+    _about = {"what": "training step, vfl_net, batch 8", "slow": EAGER, "fast": _fast}
+    pair(f"step/{_name}", **_about, target=2.5, tolerance=_tolerance)(
+        partial(training_step, precision=_precision, recompute=_recompute)
     )
     _about["what"] = "peak memory of that step"
-    pair(f"memory/vfl_net/{_precision}", **_about, target=1 / 0.6, unit="MB", repeats=1)(
-        partial(step_memory, precision=_precision)
+    pair(f"memory/{_name}", **_about, target=1 / 0.6, unit="MB", repeats=1)(
+        partial(step_memory, precision=_precision, recompute=_recompute)
     )
 
 
 if __name__ == "__main__":
     asked = json.load(sys.stdin)
-    print(json.dumps(take_steps(asked["side"], asked["precision"], Sizes(**asked["sizes"]))))
+    print(json.dumps(take_steps(**asked | {"sizes": Sizes(**asked["sizes"])})))

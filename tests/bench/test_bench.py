@@ -44,6 +44,7 @@ def test_the_literal_network_gives_the_golden_logits_and_gradients(name):
 
 @pytest.mark.parametrize(
     "name", ["forward/vfl_net/batch1/float32", "forward/vfl_net/batch1/bfloat16", "step/vfl_net/float32",
+             "step/vfl_net/bfloat16/recompute",
              "loader/ucf101/live", "loader/ucf101/stored", "loader/720p/stored"],
 )  # fmt: skip
 def test_both_sides_of_a_pair_agree_and_are_timed(name):
