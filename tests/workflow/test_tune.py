@@ -38,7 +38,7 @@ def killed_in_a_trial(dvfl_command, file: Path, worker: int) -> None:
     while lock.exists() or not any(trial.intermediate_values for trial in trials()):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
-        time.sleep(0.1)
+        time.sleep(0.02)
     process.kill()
     process.communicate()
 
