@@ -21,8 +21,8 @@ from dvfl.deploy.quantise import in_precision
 from dvfl.deploy.runtimes import forms, load
 from dvfl.models import create_model
 
-# Ratios to reach, and the largest error of a logit as a share of the largest: of the table, but for int8, whose
-# error is judged by top-1 on real clips (`dvfl export`) and not on the random ones here.
+# Ratios to reach, and the largest error of a logit as a share of the largest. That of int8 is wide: its error is judged
+# by top-1 on real clips (`dvfl export`) and not on the random ones here.
 TARGETS = {"float32": (2.0, 1e-5), "bfloat16": (3.5, 5e-3), "int8": (5.0, 5e-2)}
 
 

@@ -45,7 +45,7 @@ def write_record(
     run: Run,
     settings: RunSettings,
     inputs: dict[str, str | None],
-    chosen: dict[str, Any] | None,
+    chosen: dict[str, Any],
     *,
     model: nn.Module,
     description: NetworkDescription,
@@ -54,7 +54,7 @@ def write_record(
     recipe: Recipe,
     learned: Learned,
     cost: Cost,
-    mlflow_run_id: str,
+    mlflow_run_id: str | None,  # None where MLflow has not been reached
 ) -> None:
     """Writes weights.safetensors and history.csv into the run's directory, then run.json, with the hashes of both."""
     directory, history, teacher = run.directory, learned.history, plan.teacher_of(config, run)
@@ -99,7 +99,7 @@ def write_record(
     )
 
 
-def _reported_epoch(settings: RunSettings, history: list[dict[str, Any]]) -> int | None:
+def _reported_epoch(settings: RunSettings, history: History) -> int | None:
     """The epoch (from 1) whose weights are the result; None where nothing was trained."""
     if not history or settings.train.report_epoch == "last":
         return int(history[-1]["epoch"]) if history else None
@@ -107,7 +107,7 @@ def _reported_epoch(settings: RunSettings, history: list[dict[str, Any]]) -> int
     return int(max(history, key=lambda row: row[column])["epoch"])
 
 
-def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
+def _write_history(path: Path, history: History) -> None:
     with atomic(path) as partial:
         frame = pd.DataFrame(history) if history else pd.DataFrame(columns=["epoch"])
         frame.to_csv(partial, index=False, lineterminator="\n")

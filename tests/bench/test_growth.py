@@ -53,7 +53,7 @@ def test_points_without_a_cost_are_not_fitted():
     assert power_law([1, 2, 4, 8], [0, 2, 4, 8]).points == 3
 
 
-def test_the_sizes_of_the_issue_are_measured_one_at_a_time():
+def test_each_series_grows_in_one_size_alone():
     found = {(each.along, each.points[0].work): each for each in series(TINY, index_clips=1000)}
     assert found["frames", "step"].sizes == (4, 8, 16, 32, 64)
     assert (min(found["resolution", "step"].sizes), max(found["resolution", "step"].sizes)) == (112, 336)
