@@ -55,12 +55,16 @@ def profile_one(config: Config, model: str, threads: int, larger: bool = False) 
         tracker.params({"model": model, **size, "precision": settings.precision, "threads": threads})
         tracker.metrics({key: profile[key] for key in ("params", "gmacs", "other_gops", "activations_m", "weights_mb")})
         for batch in profile["batches"]:
-            tracker.metrics({f"batch{batch['batch']}.{key}": value for key, value in batch.items() if key != "batch"})
+            tracker.metrics(_metrics(f"batch{batch['batch']}", batch))
         for form in profile.get("exported", []):
             for batch in form["batches"]:
-                place = f"{form['runtime']}.{form['precision']}.batch{batch['batch']}"
-                tracker.metrics({f"{place}.{key}": value for key, value in batch.items() if key != "batch"})
+                tracker.metrics(_metrics(f"{form['runtime']}.{form['precision']}.batch{batch['batch']}", batch))
         profile |= version | {"mlflow_run_id": tracker.run_id}
         write_json(path, profile)
         tracker.artifact(path)
     return profile
+
+
+def _metrics(place: str, batch: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of a batch; single passes stand in the file, which goes with them."""
+    return {f"{place}.{key}": value for key, value in batch.items() if key not in ("batch", "latencies_ms")}
