@@ -150,7 +150,7 @@ class Ablation:
             inner = json.loads(run([sys.executable, "-c", MEASURE, str(self.folder)], Path(copy)).splitlines()[-1])
             shutil.rmtree(Path(copy) / TABLE.parent)
             dag = seconds(lambda: self.snakemake(Path(copy), ["reduced"], str(TABLE)))
-        return Parts(dag=dag, start=max(0.0, trial - len(epochs) * epochs.median()), **inner)
+        return Parts(dag=dag, start=float(max(0.0, trial - len(epochs) * epochs.median())), **inner)
 
     def work(self) -> Work:
         distilled, on_labels = self.trials()
