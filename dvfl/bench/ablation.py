@@ -16,17 +16,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import yaml
 
 from dvfl import plan
-from dvfl.bench.pairs import Sides, Sizes, pair, seconds
+from dvfl.bench.pairs import Sides, Sizes, cpu_seconds, pair, seconds
 from dvfl.cli.common import load
 from dvfl.config import Config
 from dvfl.errors import UserError
@@ -55,7 +55,7 @@ PLAIN: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Parts:
-    """What an ablation is made of, in seconds on one core."""
+    """What an ablation is made of, in CPU seconds: each works on one core, whatever else the machine does."""
 
     dag: float  # Snakemake's start, and the tables
     start: float  # a trial, but for its epochs: start of the program, test, scores
@@ -140,17 +140,17 @@ class Ablation:
         return spent
 
     def parts(self) -> Parts:
-        """Measured with nothing of the other sides at work, in a copy of the folder."""
+        """Measured one after the other, in a copy of the folder."""
         with tempfile.TemporaryDirectory(prefix="dvfl-bench-") as copy:
             shutil.copytree(self.folder, copy, dirs_exist_ok=True)
             files = [word for name in ("reduced", "plain") for word in ("--config", f"{name}.yaml")]
             baseline = self.trials()[1][0]
-            trial = seconds(lambda: run([sys.executable, "-m", "dvfl", "trial", str(baseline), *files], Path(copy)))
-            epochs = pd.read_csv(Path(copy) / baseline.directory / "history.csv")["seconds"]
+            trial = cpu(lambda: run([sys.executable, "-m", "dvfl", "trial", str(baseline), *files], Path(copy)))
             inner = json.loads(run([sys.executable, "-c", MEASURE, str(self.folder)], Path(copy)).splitlines()[-1])
             shutil.rmtree(Path(copy) / TABLE.parent)
-            dag = seconds(lambda: self.snakemake(Path(copy), ["reduced"], str(TABLE)))
-        return Parts(dag=dag, start=float(max(0.0, trial - len(epochs) * epochs.median())), **inner)
+            dag = cpu(lambda: self.snakemake(Path(copy), ["reduced"], str(TABLE)))
+        epochs = self.work().epochs * (inner["views"] + inner["student"])
+        return Parts(dag=dag, start=max(0.0, trial - epochs), **inner)
 
     def work(self) -> Work:
         distilled, on_labels = self.trials()
@@ -171,11 +171,18 @@ def run(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
+def cpu(work: Callable[[], Any]) -> float:
+    """CPU seconds of one call and of the processes that it waits for."""
+    begin = cpu_seconds()
+    work()
+    return cpu_seconds() - begin
+
+
 MEASURE = "import sys; from dvfl.bench.ablation import measure_epoch; measure_epoch(sys.argv[1])"
 
 
 def measure_epoch(folder: str, rounds: int = 3) -> None:
-    """Prints what clips, teacher and student of the current folder take an epoch, as JSON: medians of a few."""
+    """Prints what clips, teacher and student of the current folder take an epoch, in CPU seconds, as JSON."""
     import torch
 
     from dvfl.distill.targets import CachedTargets, OnlineTargets
@@ -197,22 +204,23 @@ def measure_epoch(folder: str, rounds: int = 3) -> None:
     views, teacher = [], []
     logits = torch.zeros(rounds, len(dataset), len(data.classes))
     for epoch in range(rounds):
-        begin = time.perf_counter()
+        begin = time.process_time()
         for i in range(len(dataset)):
             dataset.training_view(i, epoch)
-        views.append(time.perf_counter() - begin)
+        views.append(time.process_time() - begin)
         batches = list(training_batches(dataset, recipe, epoch, range(-(-len(dataset) // train.batch_size))))
-        begin = time.perf_counter()
+        begin = time.process_time()
         for batch in batches:
             logits[epoch, batch.positions] = ask(batch.inputs, batch.positions, epoch)
-        teacher.append(time.perf_counter() - begin)
+        teacher.append(time.process_time() - begin)
     size = {"num_classes": len(data.classes), "num_frames": settings.input.frames, "img_size": settings.input.img_size}
     student = create_model(settings.network.model, **size, **settings.network.model_overrides)
     task = DistillationTask(student, CachedTargets(logits), settings.distill)
     with tempfile.TemporaryDirectory() as resume:
-        rows = fit(task, dataset, recipe, Checkpoint(Path(resume)))
-    medians = {"views": views, "teacher": teacher, "student": [row["seconds"] for row in rows]}
-    print(json.dumps({name: float(np.median(values)) for name, values in medians.items()}))
+        begin = time.process_time()
+        fit(task, dataset, recipe, Checkpoint(Path(resume)))
+        student = (time.process_time() - begin) / rounds
+    print(json.dumps({"views": float(np.median(views)), "teacher": float(np.median(teacher)), "student": student}))
 
 
 def difference(one: Path, other: Path) -> float:
@@ -242,7 +250,7 @@ def ablation(sizes: Sizes) -> Sides:
         partial(study.side, "plain", tables),
         partial(study.side, "shared", tables),
         deviation=lambda: difference(tables["plain"], tables["shared"]),
-        note=f"parts, alone on one core: {took}; by these {work.plain(parts):.3g} s plain and {work.shared(parts):.3g} "
+        note=f"parts, in CPU time: {took}; by these {work.plain(parts):.3g} s plain and {work.shared(parts):.3g} "
         f"s where what is shared is done once, on {work.cores} cores",
         amount=lambda side: side(),
         ceiling=work.ceiling(parts),
