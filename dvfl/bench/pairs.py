@@ -20,7 +20,7 @@ import numpy as np
 
 from dvfl.errors import UserError
 
-MODULES = ("models", "deployed", "targets", "loading", "program")  # those that register pairs
+MODULES = ("models", "deployed", "targets", "loading", "program", "ablation")  # those that register pairs
 REPEATS = 5
 
 
@@ -54,20 +54,25 @@ class Sides:
     """A pair that is ready: each call does the work once.
 
     slow, fast: do it; what they return is ignored but by `amount`. deviation: the largest difference between what the
-    two give, in the unit that the pair's tolerance has. amount: measures one call; seconds unless given. note: what the
-    numbers alone do not say.
+    two give, in the unit that the pair's tolerance has; a function of it is asked after the rounds, for calls that take
+    minutes. amount: measures one call; seconds unless given. note: what the numbers alone do not say. ceiling: the
+    largest ratio that there can be.
     """
 
     slow: Callable[[], Any] | None  # None: only the fast side is measured, against the pair's limit
     fast: Callable[[], Any]
-    deviation: float = 0.0
+    deviation: float | Callable[[], float] = 0.0
     note: str = ""
     amount: Callable[[Callable[[], Any]], float] | None = None
+    ceiling: float | None = None
 
 
 @dataclass(frozen=True)
 class Pair:
-    """`target`: the least ratio slow / fast; `limit`: the most that the fast side may take, in `unit`."""
+    """`target`: the least ratio slow / fast; `share`: the same as a share of the sides' ceiling, from 0 to 1.
+
+    `limit`: the most that the fast side may take, in `unit`.
+    """
 
     name: str
     what: str
@@ -75,6 +80,7 @@ class Pair:
     fast: str
     prepare: Callable[[Sizes], Sides]
     target: float | None = None
+    share: float | None = None
     limit: float | None = None
     tolerance: float = 0.0
     unit: str = "s"
@@ -152,11 +158,8 @@ class Result:
 def measure(pair: Pair, sizes: Sizes) -> Result:
     """Compares, then times. Raises Disagreement, or Unavailable."""
     sides = pair.prepare(sizes)
-    if not sides.deviation <= pair.tolerance:  # a NaN agrees with nothing
-        raise Disagreement(
-            f"{pair.name}: the sides differ by {sides.deviation:.3g}, and at most {pair.tolerance:.3g} is allowed; "
-            f"what is wrong must be mended before anything is timed"
-        )
+    if not callable(sides.deviation):
+        _require_agreement(pair, sides.deviation)
     amount, both = sides.amount or seconds, [sides.slow, sides.fast]
     if sides.amount is None:
         for side in filter(None, both):  # kernels are chosen and caches filled
@@ -169,6 +172,8 @@ def measure(pair: Pair, sizes: Sizes) -> Result:
             measured.append((math.nan, math.nan) if side is None else (amount(side), cpu_seconds() - begin))
         rounds.append([value for value, _ in measured])
         cpu.append([value for _, value in measured])
+    deviation = sides.deviation() if callable(sides.deviation) else sides.deviation
+    _require_agreement(pair, deviation)
     rounds, cpu = np.array(rounds), np.median(cpu, axis=0)
     slow, fast = np.median(rounds, axis=0)
     q1, ratio, q3 = np.quantile(rounds[:, 0] / rounds[:, 1], (0.25, 0.5, 0.75))
@@ -185,13 +190,21 @@ def measure(pair: Pair, sizes: Sizes) -> Result:
         ratio_q3=float(q3),
         cpu_ratio=float(cpu[0] / cpu[1]) if cpu[1] else math.nan,
         rounds=len(rounds),
-        target=_target(pair),
-        met=_met(pair, ratio, fast),
-        deviation=float(sides.deviation),
+        target=_target(pair, sides.ceiling),
+        met=_met(pair, sides.ceiling, ratio, fast),
+        deviation=float(deviation),
         tolerance=pair.tolerance,
         threads=sizes.threads,
-        note=sides.note,
+        note=_note(sides, ratio),
     )
+
+
+def _require_agreement(pair: Pair, deviation: float) -> None:
+    if not deviation <= pair.tolerance:  # a NaN agrees with nothing
+        raise Disagreement(
+            f"{pair.name}: the sides differ by {deviation:.3g}, and at most {pair.tolerance:.3g} is allowed; "
+            f"what is wrong must be mended before their times say anything"
+        )
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -207,13 +220,23 @@ def cpu_seconds() -> float:
     return spent.user + spent.system + spent.children_user + spent.children_system
 
 
-def _target(pair: Pair) -> str:
+def _target(pair: Pair, ceiling: float | None) -> str:
+    if pair.share is not None and ceiling is not None:
+        return f">= {pair.share:.0%} of {ceiling:.3g}x"
     if pair.target is not None:
         return f">= {pair.target:.3g}x"
     return "" if pair.limit is None else f"<= {pair.limit:g} {pair.unit}"
 
 
-def _met(pair: Pair, ratio: float, fast: float) -> bool | None:
+def _met(pair: Pair, ceiling: float | None, ratio: float, fast: float) -> bool | None:
+    if pair.share is not None and ceiling is not None:
+        return bool(ratio >= pair.share * ceiling)
     if pair.target is not None:
         return bool(ratio >= pair.target)
     return None if pair.limit is None else bool(fast <= pair.limit)
+
+
+def _note(sides: Sides, ratio: float) -> str:
+    if sides.ceiling is None:
+        return sides.note
+    return f"{ratio / sides.ceiling:.0%} of the ceiling of {sides.ceiling:.3g}x; {sides.note}"
