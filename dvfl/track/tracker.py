@@ -24,6 +24,8 @@ OUTBOXES = RESULTS / "tracking"
 # slow MLflow is, and however often it fails, training gives it no more than a twentieth of its time.
 SHARE = 1 / 20
 PATIENCE = 10.0  # seconds that are waited for a delivery; one that takes longer goes on beside the work
+# The same where the run's id is asked for, once at its end: a number in a table without its run is worth the wait.
+PATIENCE_FOR_ID = 60.0
 
 
 def outbox_directory(run_directory: Path, key: str = "") -> Path:
@@ -39,8 +41,9 @@ class Tracker:
 
     No trouble with MLflow gets out of here: it is told once, on one line, and what was not
     delivered is sent at the next call, at the end, or by `deliver_pending`. Whatever MLflow does,
-    the work waits for it no longer than PATIENCE seconds when the tracker is opened, asked for the
-    run's id, or closed, and in between for no more than SHARE of its time.
+    the work waits for it no longer than PATIENCE seconds when the tracker is opened or closed,
+    PATIENCE_FOR_ID when it is asked for the run's id and has none yet, and in between for no more
+    than SHARE of its time. Where MLflow cannot be reached at all, it does not wait.
 
     with Tracker.open(config.tracking, run, outbox_directory(run.directory, key)) as tracker:
         tracker.params({"train.epochs": 25})
@@ -154,7 +157,7 @@ class Tracker:
     def run_id(self) -> str | None:
         """MLflow's id of the run; None where MLflow cannot be reached (see `run_id` for later)."""
         if delivery.run_id(self.outbox, self.tracking) is None:
-            self._deliver()
+            self._deliver(patience=PATIENCE_FOR_ID)
         return delivery.run_id(self.outbox, self.tracking)
 
     def params(self, values: Mapping[str, Any]) -> None:
@@ -190,21 +193,22 @@ class Tracker:
         self.outbox.set_status(status)
         self._deliver(wait_seconds=PATIENCE)
 
-    def _deliver(self, wait_seconds: float = 0) -> None:
+    def _deliver(self, wait_seconds: float = 0, patience: float | None = None) -> None:
         """Delivers in a thread, since not everything that MLflow does has a timeout.
 
-        wait_seconds: for another process that delivers the same outbox.
+        wait_seconds: for another process that delivers the same outbox. patience: instead of PATIENCE.
         """
+        patience = PATIENCE if patience is None else patience
         begin = time.monotonic()
         if self._delivery.is_alive():
-            self._delivery.join(PATIENCE)
+            self._delivery.join(patience)
         if not self._delivery.is_alive():
             # A daemon: a process that has done its work does not stay for MLflow.
             self._delivery = Thread(target=self._try_to_deliver, args=(wait_seconds,), daemon=True)
             self._delivery.start()
-            self._delivery.join(max(0, begin + PATIENCE - time.monotonic()))
+            self._delivery.join(max(0, begin + patience - time.monotonic()))
         if self._delivery.is_alive():
-            self._tell(f"no end within {PATIENCE:g} s")
+            self._tell(f"no answer within {patience:g} s")
         spent = time.monotonic() - begin
         self._not_before = time.monotonic() + spent * (1 / SHARE - 1)
 

@@ -184,7 +184,8 @@ def test_a_slow_server_holds_up_training_no_longer_than_is_said(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each request takes half a second, and no timeout passes; the runs of 200 epochs take none of their own."""
-    monkeypatch.setattr(tracker_module, "PATIENCE", 1.0)
+    for patience in ("PATIENCE", "PATIENCE_FOR_ID"):
+        monkeypatch.setattr(tracker_module, patience, 1.0)
     requests: list[str] = []
 
     def meddle(method: str, path: str) -> None:
