@@ -665,7 +665,7 @@ def test_what_another_job_made_meanwhile_is_not_made_again(project, monkeypatch)
 
 
 def test_killed_and_interrupted_processes_end_in_the_same_bytes(project, another_folder, dvfl_command, monkeypatch):
-    values = {"student": {"train": {"epochs": 120}}}
+    values = {"student": {"train": {"epochs": 90}}}
     killed = another_folder(project, "killed")
     file = killed.config_file(values)
     done, ends = 0, []
@@ -689,7 +689,7 @@ def test_killed_and_interrupted_processes_end_in_the_same_bytes(project, another
     assert not (RUN / "student/seed0").exists()
     (checkpoint,) = checkpoints(killed)
     saved = torch.load(checkpoint)["history"]
-    assert done <= len(saved) < 120
+    assert done <= len(saved) < 90
     resumed = outcome(killed.train("student", values))
     seconds = pd.read_csv(RUN / "student/seed0/history.csv")["seconds"]
     assert seconds[: len(saved)].tolist() == [row["seconds"] for row in saved]
