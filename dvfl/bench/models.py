@@ -165,11 +165,9 @@ def take_steps(side: str, precision: str, recompute: bool, sizes: Sizes) -> dict
     return {"peak_mb": peak_bytes() / 1e6}
 
 
-for _precision, _recompute, _tolerance in (
-    ("float32", False, 1e-4),
-    ("bfloat16", False, 5e-2),
-    ("bfloat16", True, 5e-2),
-):
+for _precision, _recompute in (("float32", False), ("bfloat16", False), ("bfloat16", True)):
+    # In bfloat16 the literal network's own gradients are 0.088 off those in float32, at batch 2 0.058; so are ours.
+    _tolerance = 1e-4 if _precision == "float32" else 0.1
     _name = f"vfl_net/{_precision}" + ("/recompute" if _recompute else "")
     _fast = f"ours, {_precision}" + (", blocks computed again on the way back" if _recompute else "")
     _about = {"what": "training step, vfl_net, batch 8", "slow": EAGER, "fast": _fast}
