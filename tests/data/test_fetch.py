@@ -7,6 +7,7 @@ import hashlib
 import ipaddress
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -96,6 +97,19 @@ def test_a_server_that_ignores_ranges_starts_afresh(server, wanted):
     server.ranges = False
     fetch(wanted, SETTINGS)
     assert wanted.path.read_bytes() == BODY
+
+
+def test_a_download_says_how_far_it_is_and_how_long_it_will_take(server, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("dvfl.progress.LOG_EVERY_SECONDS", 0)
+    server.files = {f"/{name}.bin": bytes(4_000_000) for name in "ab"}
+    for name in server.files:
+        server.faults[name] = [trickles(0.02)]
+    fetch_all(
+        [Download(tmp_path / name[1:], (server.url(name),), 4_000_000) for name in server.files], SETTINGS, "toys"
+    )
+    lines = capfd.readouterr().err.splitlines()
+    assert re.fullmatch(r"toys, MB: \d of 8, about \d+ s left", lines[len(lines) // 2])
+    assert re.fullmatch(r"toys, MB: 8 of 8 done in [\d.]+ s", lines[-1])
 
 
 def test_a_file_that_changed_meanwhile_starts_afresh(server, wanted):
