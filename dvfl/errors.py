@@ -16,7 +16,7 @@ class UserError(Exception):
 
 
 class Stopped(UserError):
-    """The work was asked to end, by SIGTERM: what is done is saved, and the same command goes on from there.
+    """The work was asked to end: what is done is saved, and the same command goes on from there.
 
     Commands leave with exit code 75, "try again later" (EX_TEMPFAIL of sysexits.h), so that a scheduler can tell.
     """

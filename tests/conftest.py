@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,27 @@ class Project:
         run = self.run(config, arm, seed)
         train_run(config, run)
         return run.directory
+
+    def checkpoints(self) -> list[Path]:
+        """Of the runs that have begun and not ended."""
+        return list(self.root.glob("results/runs/**/checkpoint.pt"))
+
+    def saved_epochs(self) -> int:
+        """How many epochs the one run that has begun has kept."""
+        import torch
+
+        return max((len(torch.load(file)["history"]) for file in self.checkpoints()), default=0)
+
+    def wait_for_epochs(self, epochs: int, process: subprocess.Popen) -> None:
+        """Waits until the one run that has begun has kept that many.
+
+        More than the killed process before kept (`saved_epochs` after its end), or it is that one's work that is seen.
+        """
+        deadline = time.monotonic() + 300
+        while self.saved_epochs() < epochs:
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline, f"no checkpoint of {epochs} epochs within five minutes"
+            time.sleep(0.02)
 
     def config_file(self, values: Mapping[str, Any] | None = None, name: str = "mine.yaml") -> Path:
         """The settings as a user's file over config/config.yaml."""

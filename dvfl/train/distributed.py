@@ -143,7 +143,7 @@ def run_on_processes(train: TrainConfig, work: Callable[..., None], *arguments: 
 
     One does it here. More are started, by `torchrun` if that is how this one was started, else by this one; then
     `work` is a module's function and the arguments can be pickled. What one raises is raised here, and ends the
-    others. SIGTERM is handed on to them. Raises ProcessEnded where one was killed.
+    others. SIGTERM and Ctrl-C are handed on to them. Raises ProcessEnded where one was killed.
     """
     if dist.is_torchelastic_launched():
         rank, count, local_rank, local_count = (
@@ -159,21 +159,21 @@ def run_on_processes(train: TrainConfig, work: Callable[..., None], *arguments: 
     with tempfile.TemporaryDirectory(prefix="dvfl-") as folder:
         started = (Path(folder), count, work, arguments)
         told = False
-        context = multiprocessing.start_processes(_work, started, nprocs=count, join=False, start_method="spawn")
-        try:
-            with asked_to_stop() as stop:
+        with asked_to_stop() as stop:
+            context = multiprocessing.start_processes(_work, started, nprocs=count, join=False, start_method="spawn")
+            try:
                 while not context.join(1.0, GRACE):
                     if stop() and not told:
                         told = True
                         _signal(context.processes, signal.SIGTERM)
-        except KeyboardInterrupt:
-            _interrupt(context.processes)
-            raise
-        except (multiprocessing.ProcessExitedException, multiprocessing.ProcessRaisedException) as error:
-            reason = _reason(Path(folder), context.processes) or error
-            if told and not isinstance(reason, UserError):  # it came before they could handle it
-                reason = Stopped("asked to end before the work began; the same command begins it")
-            raise reason from None
+            except KeyboardInterrupt:
+                _interrupt(context.processes)
+                raise
+            except (multiprocessing.ProcessExitedException, multiprocessing.ProcessRaisedException) as error:
+                reason = _reason(Path(folder), context.processes) or error
+                if told and not isinstance(reason, UserError):  # it came before they could handle it
+                    reason = Stopped("asked to end before the work began; the same command begins it")
+                raise reason from None
 
 
 def _work(rank: int, folder: Path, count: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:

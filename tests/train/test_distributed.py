@@ -349,17 +349,17 @@ def test_all_processes_agree_that_a_trial_is_pruned(project):
 def test_interrupted_and_killed_jobs_leave_no_process_and_go_on(project, dvfl_command):
     values = {"train": TWO["train"], "student": {"train": {"epochs": 300}}}
     file = project.config_file(values)
-    seen = 0
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, os.EX_TEMPFAIL), (signal.SIGKILL, -signal.SIGKILL)):
         process = dvfl_command("train", RUN / "student/seed0", "--config", file)
-        seen = wait_for_epochs(project, seen + 1, process)
+        project.wait_for_epochs(project.saved_epochs() + 1, process)
         if number == signal.SIGINT:
             with pytest.raises(LeaseTaken, match=r"process \d+ on"):
                 project.train("student", {**values, "train": ONE["train"]})
         process.send_signal(number)
         _, said = process.communicate(timeout=120)
         assert process.returncode == code
-        assert "Traceback" not in said
+        if number != signal.SIGKILL:  # then its workers hear of it at any moment, that of their own end included
+            assert "Traceback" not in said
         assert ("asked to end in epoch" in said) == (number == signal.SIGTERM)
     lock = RUN / "student/seed0.resume/lease.holder"
     for _ in range(300):  # the workers of a killed job stop by themselves, and let go of the run
@@ -367,16 +367,4 @@ def test_interrupted_and_killed_jobs_leave_no_process_and_go_on(project, dvfl_co
             break
         time.sleep(0.1)
     assert not lock.exists()
-    (checkpoint,) = project.root.glob("results/runs/**/checkpoint.pt")
-    state = torch.load(checkpoint)
-    assert seen <= len(state["history"]) < 300
-
-
-def wait_for_epochs(project, epochs: int, process) -> int:
-    for _ in range(15000):
-        assert process.poll() is None, process.communicate()[1]
-        for file in project.root.glob("results/runs/**/checkpoint.pt"):
-            if (done := len(torch.load(file)["history"])) >= epochs:
-                return done
-        time.sleep(0.02)
-    raise AssertionError("no checkpoint within five minutes")
+    assert 3 <= project.saved_epochs() < 300

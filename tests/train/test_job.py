@@ -48,10 +48,6 @@ def assert_same(one: tuple[str, pd.DataFrame], other: tuple[str, pd.DataFrame]) 
     assert one[0] == other[0]
 
 
-def checkpoints(project) -> list[Path]:
-    return list(project.root.glob("results/runs/**/checkpoint.pt"))
-
-
 # ------------------------------------------------------------------------------------------------------------- files
 
 
@@ -59,7 +55,7 @@ def test_a_run_leaves_its_three_files_and_no_checkpoint(project):
     directory = project.train("student")
     assert directory == RUN / "student/seed0"
     assert set(os.listdir(directory)) == FILES
-    assert checkpoints(project) == []
+    assert project.checkpoints() == []
 
 
 def test_run_json_says_what_made_the_run(project):
@@ -263,7 +259,7 @@ def test_weights_of_another_architecture_stop_the_training(project):
     image_weights(project.root / "image.pth", width=8)
     with pytest.raises(WeightsError, match="another shape"):
         project.train("student", {"student": {"start_from": str(project.root / "image.pth")}})
-    assert checkpoints(project) == [] and not (RUN / "student/seed0/run.json").exists()
+    assert project.checkpoints() == [] and not (RUN / "student/seed0/run.json").exists()
 
 
 # ------------------------------------------------------------------------------------------- what is missing or wrong
@@ -366,7 +362,7 @@ def test_a_teacher_at_chance_stops_the_job_before_it_trains(taught):
     with pytest.raises(TeacherAtChance, match=r"teacher/seed0/weights\.safetensors: .*right on 33\.3%"):
         taught.train("distilled")
     assert not (RUN / "distilled/seed0").exists()
-    assert checkpoints(taught) == []
+    assert taught.checkpoints() == []
     about = read_json(taught.train("distilled", {"distill": {"teacher_gate": False}}) / "run.json")
     assert about["teacher_top1_on_training_clips"] == pytest.approx(1 / 3)  # told all the same
 
@@ -497,13 +493,13 @@ def test_a_stopped_run_goes_on_where_it_was(taught, another_folder, monkeypatch,
         stop_after(patch, 2, KeyboardInterrupt())
         stopped.train(arm, values)
     assert not (RUN / arm / "seed0/weights.safetensors").exists()
-    (checkpoint,) = checkpoints(stopped)
+    (checkpoint,) = stopped.checkpoints()
     saved = torch.load(checkpoint)["history"]
     resumed = outcome(stopped.train(arm, values))
     # The seconds of its first epochs are those of the stopped process: they were not done again.
     seconds = pd.read_csv(RUN / arm / "seed0/history.csv")["seconds"][:2].tolist()
     assert seconds == [row["seconds"] for row in saved]
-    assert checkpoints(stopped) == []
+    assert stopped.checkpoints() == []
     monkeypatch.chdir(taught.root)
     assert_same(outcome(taught.train(arm, values)), resumed)
 
@@ -522,7 +518,7 @@ def test_a_changed_config_starts_afresh_and_an_unchanged_one_does_not(project, a
     assert_same(outcome(project.train("student", changed)), afresh)
     assert len(loaded) == 2
     monkeypatch.chdir(stopped.root)
-    (checkpoint,) = checkpoints(stopped)  # the state of the first config is still there, workers do not matter
+    (checkpoint,) = stopped.checkpoints()  # the state of the first config is still there, workers do not matter
     saved = torch.load(checkpoint)["history"]
     stopped.train("student", FIVE | {"train": {"workers": 1}})
     assert pd.read_csv(RUN / "student/seed0/history.csv")["seconds"][:2].tolist() == [row["seconds"] for row in saved]
@@ -542,7 +538,7 @@ def stopped(project, monkeypatch):
 
 @pytest.mark.parametrize("folder", [RESUME, RUN / "student/seed0", "state"])
 def test_asked_for_by_its_folder_a_stopped_run_goes_on(stopped, command, folder):
-    (checkpoint,) = checkpoints(stopped)
+    (checkpoint,) = stopped.checkpoints()
     saved = torch.load(checkpoint)["history"]
     folder = checkpoint.parent if folder == "state" else folder
     code, _, err = command("train", "--resume", folder, "--config", stopped.config_file(FIVE))
@@ -587,7 +583,7 @@ def test_changed_clips_start_afresh(project, another_folder, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_after(patch, 2, KeyboardInterrupt())
         stopped.train("student", FIVE)
-    (checkpoint,) = checkpoints(stopped)
+    (checkpoint,) = stopped.checkpoints()
     saved = torch.load(checkpoint)["history"]
     split = paths.split_path("colours", "split1")
     split.write_text(split.read_text().replace(",validation", ",train"))
@@ -610,7 +606,7 @@ def test_a_disk_that_fills_up_costs_nothing_but_the_time(project, another_folder
         patch.setattr(os, "replace", refuse)
         with pytest.raises(OutputError, match=r"checkpoint\.pt: the disk is full; free some space"):
             full.train("student", FIVE)
-    (checkpoint,) = checkpoints(full)
+    (checkpoint,) = full.checkpoints()
     assert len(torch.load(checkpoint)["history"]) == 2
     assert sorted(os.listdir(checkpoint.parent)) == ["begun.json", "checkpoint.pt"]
     resumed = outcome(full.train("student", FIVE))
@@ -618,31 +614,19 @@ def test_a_disk_that_fills_up_costs_nothing_but_the_time(project, another_folder
     assert_same(outcome(project.train("student", FIVE)), resumed)
 
 
-def wait_for_epochs(project, epochs: int, process) -> int:
-    """Waits until a checkpoint of that many epochs is there; the number of them."""
-    for _ in range(9000):
-        assert process.poll() is None, process.communicate()[1]
-        for file in checkpoints(project):
-            done = len(torch.load(file)["history"])
-            if done >= epochs:
-                return done
-        time.sleep(0.02)
-    raise AssertionError("no checkpoint within 3 minutes")
-
-
 def test_sigterm_saves_leaves_with_75_and_goes_on_to_the_same_bytes(project, another_folder, dvfl_command, monkeypatch):
     """As SLURM sends it before a time limit or a preemption."""
-    values = {"student": {"train": {"epochs": 30}}}
+    values = {"student": {"train": {"epochs": 60}}}
     preempted = another_folder(project, "preempted")
     file = preempted.config_file(values)
     process = dvfl_command("train", RUN / "student/seed0", "--config", file)
-    wait_for_epochs(preempted, 2, process)
+    preempted.wait_for_epochs(2, process)
     process.terminate()
     _, said = process.communicate(timeout=60)
     assert process.returncode == os.EX_TEMPFAIL == 75
     (line,) = [line for line in said.splitlines() if line.startswith("dvfl: ")]
     assert "dvfl: asked to end in epoch" in line and "the same command goes on from there" in line
-    (checkpoint,) = checkpoints(preempted)
+    (checkpoint,) = preempted.checkpoints()
     saved = torch.load(checkpoint)
     assert saved["begun"]["steps"] > 0  # of the epoch after those in the history
     resumed = outcome(preempted.train("student", values))
@@ -668,10 +652,10 @@ def test_killed_and_interrupted_processes_end_in_the_same_bytes(project, another
     values = {"student": {"train": {"epochs": 90}}}
     killed = another_folder(project, "killed")
     file = killed.config_file(values)
-    done, ends = 0, []
+    ends = []
     for number in (signal.SIGKILL, signal.SIGINT):
         process = dvfl_command("train", RUN / "student/seed0", "--config", file)
-        done = wait_for_epochs(killed, done + 2, process)
+        killed.wait_for_epochs(killed.saved_epochs() + 2, process)
         process.send_signal(signal.SIGSTOP)  # so that it does not end by itself meanwhile
         if number == signal.SIGINT:  # a second writer is refused meanwhile
             with pytest.raises(LeaseTaken, match=f"process {process.pid} on"):
@@ -687,9 +671,9 @@ def test_killed_and_interrupted_processes_end_in_the_same_bytes(project, another
         "dvfl: stopped; what is finished is kept, and the same command goes on from there" in ends[1].said.splitlines()
     )
     assert not (RUN / "student/seed0").exists()
-    (checkpoint,) = checkpoints(killed)
+    (checkpoint,) = killed.checkpoints()
     saved = torch.load(checkpoint)["history"]
-    assert done <= len(saved) < 90
+    assert 4 <= len(saved) < 90 and torch.load(checkpoint)["begun"]["steps"] > 0  # of the epoch after those
     resumed = outcome(killed.train("student", values))
     seconds = pd.read_csv(RUN / "student/seed0/history.csv")["seconds"]
     assert seconds[: len(saved)].tolist() == [row["seconds"] for row in saved]
