@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ def load(path: str | Path, runtime: Runtime, precision: str, threads: int) -> Ne
 
     precision: what the file was exported as. ONNX Runtime computes a bfloat16 file in float32. OpenVINO, which would
     round float32 by itself where that is faster, is told not to; the rest, and what int8 leaves open, it computes in
-    bfloat16 where the processor can.
+    bfloat16 where the processor can. It compiles the network, for seconds, at the first batch of each size.
 
     Raises ExportError where the runtime is not installed.
     """
@@ -58,5 +59,14 @@ def _openvino(path: Path, precision: str, threads: int) -> Network:
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,  # threads tied to cores wait for whatever else runs on them
     }
-    request = ov.Core().compile_model(str(path), "CPU", settings).create_infer_request()
-    return lambda batch: request.infer([batch])[0].copy()  # the next pass overwrites what this one gave
+    core = ov.Core()
+    network = core.read_model(str(path))
+
+    @lru_cache(maxsize=2)  # a set ends with a smaller batch; each size takes seconds, and a copy of the weights
+    def request(shape: tuple[int, ...]) -> Any:
+        """Compiled for one shape, since OpenVINO leaves copies between layouts out only where it knows the shape."""
+        static = network.clone()
+        static.reshape(list(shape))
+        return core.compile_model(static, "CPU", settings).create_infer_request()
+
+    return lambda batch: request(batch.shape).infer([batch])[0].copy()  # the next pass overwrites what this one gave
