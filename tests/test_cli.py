@@ -41,6 +41,11 @@ main()
 """
 
 
+def test_scoring_and_its_tracking_start_without_what_takes_seconds_to_import():
+    code = "import dvfl.evaluate.scoring, sys; print(*{'torch', 'torchvision', 'scipy.stats'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
 def test_help_lists_the_commands_in_the_order_of_the_pipeline(command):
     code, out, _ = command("--help")
     assert code == 0

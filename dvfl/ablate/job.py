@@ -14,7 +14,8 @@ from dvfl.ablate import tune
 from dvfl.ablate.study import open_study, record_trial
 from dvfl.config import Config
 from dvfl.errors import Pruned
-from dvfl.evaluate.job import score_run, test_run
+from dvfl.evaluate.job import test_run
+from dvfl.evaluate.scoring import score_run
 from dvfl.files import read_json
 from dvfl.models.weights import load_network
 from dvfl.profile.compute import count_compute

@@ -13,7 +13,8 @@ from dvfl.bench.pairs import Sides, Sizes, Unavailable, pair
 from dvfl.launch import PROJECT
 
 HELP = "import sys; sys.argv = ['dvfl', '--help']; from dvfl.cli import main; main()"
-EVERYTHING = "import torch, torchvision, timm, mlflow, optuna, pandas, sklearn, matplotlib, av, fvcore; " + HELP
+IMPORTS = "import torch, torchvision, timm, mlflow, optuna, pandas, sklearn, matplotlib, av, fvcore"
+EVERYTHING = f"{IMPORTS}; {HELP}"
 
 
 @pair(
@@ -29,14 +30,21 @@ def start(sizes: Sizes) -> Sides:
     )
 
 
-@pair(
-    "start/rule", what="a rule's fixed cost: dvfl config", slow="importing everything first",
-    fast="importing what is needed", limit=3.0,
-)  # fmt: skip
-def rule(sizes: Sizes) -> Sides:
-    commands = [[sys.executable, "-c", code.replace("--help", "config")] for code in (EVERYTHING, HELP)]
-    texts = [_output(command) for command in commands]
-    return Sides(partial(_output, commands[0]), partial(_output, commands[1]), float(texts[0] != texts[1]))
+# What a rule's job imports before it works: training needs PyTorch, scoring does not. MLflow comes while they work.
+JOBS = {"train": "import dvfl.train.job", "score": "import dvfl.evaluate.scoring"}
+
+
+def rule(sizes: Sizes, job: str) -> Sides:
+    """The start of a job, with what it works with."""
+    commands = [[sys.executable, "-c", "; ".join(code)] for code in ([IMPORTS, JOBS[job]], [JOBS[job]])]
+    return Sides(partial(_output, commands[0]), partial(_output, commands[1]), deviation=0.0)
+
+
+for _job in JOBS:
+    pair(
+        f"start/rule/{_job}", what=f"a rule's fixed cost: the start of dvfl {_job}", slow="importing everything first",
+        fast="importing what is needed", limit=3.0,
+    )(partial(rule, job=_job))  # fmt: skip
 
 
 def _output(command: list[str]) -> str:

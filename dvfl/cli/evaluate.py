@@ -29,7 +29,7 @@ def test(config: Config, run: Run) -> None:
 @run_argument
 def score(config: Config, run: Run) -> None:
     """Score a run's predictions: scores.json, every metric with its interval."""
-    from dvfl.evaluate.job import score_run
+    from dvfl.evaluate.scoring import score_run
 
     scores = score_run(config, run)
     top1 = scores["metrics"]["top1"]

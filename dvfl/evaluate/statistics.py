@@ -42,7 +42,6 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 from scipy.special import stdtr, stdtrit
-from scipy.stats import quantile_test
 
 from dvfl.evaluate.metrics import METRICS, clip_sums, metrics_of
 
@@ -268,6 +267,8 @@ def median_interval(values: ArrayLike, *, level: float = 0.95) -> Interval | Non
     given = np.asarray(values, dtype=np.float64)
     if not len(given):
         return None
+    from scipy.stats import quantile_test  # half a second, which most that use this module need not wait
+
     low, high = quantile_test(given, q=0, p=0.5).confidence_interval(level)
     return None if np.isnan(low) or np.isnan(high) else Interval(float(np.median(given)), float(low), float(high))
 

@@ -148,7 +148,7 @@ def _settings(config: Config, run: Run, record: Record) -> Check:
 
 
 def _scores(config: Config, run: Run) -> Check:
-    from dvfl.evaluate.job import compute_scores
+    from dvfl.evaluate.scoring import compute_scores
 
     path = run.directory / "scores.json"
     if not path.is_file():

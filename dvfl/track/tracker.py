@@ -11,13 +11,14 @@ from typing import Any
 
 from filelock import Timeout
 
-from dvfl.config import TrackingConfig
+from dvfl.config import Config, TrackingConfig
 from dvfl.errors import Stopped
 from dvfl.paths import RESULTS, study_directory
 from dvfl.run import Run
 from dvfl.track import delivery
 from dvfl.track.outbox import FILE, Outbox, find_outboxes, now_ms
 from dvfl.track.store import describe, experiment_name, study_id, warn
+from dvfl.train.provenance import code_version
 
 OUTBOXES = RESULTS / "tracking"
 # A delivery that was waited for t seconds is followed by at least 19 t without one, so that however
@@ -225,6 +226,13 @@ class Tracker:
             kept = f"the run goes on, kept in {self.outbox.directory} until MLflow is back"
             warn(f"{trouble}; {kept}", self.tracking)
         self._troubled = True
+
+
+def open_tracker(config: Config, run: Run, key: str, rule: str, reopen: bool = False) -> Tracker:
+    """The tracker of a run of the plan; `key` is of its settings and inputs, `rule` the work that is done."""
+    commit, dirty = code_version()
+    tags = {"rule": rule, "commit": commit, "dirty": dirty, "config_hash": key}
+    return Tracker.open(config.tracking, run, outbox_directory(run.directory, key), tags=tags, reopen=reopen)
 
 
 def run_id(directory: Path, tracking: TrackingConfig) -> str | None:

@@ -25,7 +25,7 @@ from dvfl.models.weights import NetworkDescription, load_into
 from dvfl.progress import Progress
 from dvfl.randomness import torch_seeded
 from dvfl.run import Run, RunSettings
-from dvfl.track import Tracker, outbox_directory
+from dvfl.track import Tracker, open_tracker
 from dvfl.train.checkpoint import Checkpoint
 from dvfl.train.distributed import Processes, run_on_processes
 from dvfl.train.finished import is_there, keep_for_others, made_meanwhile
@@ -42,7 +42,7 @@ from dvfl.train.inputs import (
 from dvfl.train.lease import lease
 from dvfl.train.loop import Recipe, fit, resolve
 from dvfl.train.network import learned_clips, leaves_one_clip, load_given, make_lighter
-from dvfl.train.provenance import code_version, peak_memory_mb
+from dvfl.train.provenance import peak_memory_mb
 from dvfl.train.record import Cost, Learned, write_record
 from dvfl.train.resume import check_resumable, remove_begun, write_begun
 from dvfl.train.stopping import asked_to_stop
@@ -108,13 +108,6 @@ def _made(run: Run, key: str, checkpoint: Checkpoint) -> str | None:
     if is_there(run, key):
         return "is there already, made"
     return "was made meanwhile" if made_meanwhile(run, checkpoint.path.parent) else None
-
-
-def open_tracker(config: Config, run: Run, key: str, rule: str, reopen: bool = False) -> Tracker:
-    """The run's tracker; `key` is of its settings and inputs, `rule` the work that is done."""
-    commit, dirty = code_version()
-    tags = {"rule": rule, "commit": commit, "dirty": dirty, "config_hash": key}
-    return Tracker.open(config.tracking, run, outbox_directory(run.directory, key), tags=tags, reopen=reopen)
 
 
 def _train(

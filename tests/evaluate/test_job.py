@@ -16,7 +16,7 @@ from dvfl.data.errors import UnreadableClip
 from dvfl.data.index import read_index
 from dvfl.data.splits import read_split
 from dvfl.errors import UserError
-from dvfl.evaluate import job
+from dvfl.evaluate import job, scoring
 from dvfl.evaluate.predict import view_probabilities
 from dvfl.files import MissingInput, read_json, sha256
 from dvfl.models.weights import WeightsError, load_network
@@ -78,7 +78,7 @@ def test_runs_of_the_selection_stage_are_predicted_on_validation(taught):
 def test_scores_are_those_of_the_predictions(taught):
     table = predictions(taught)
     config = taught.config()
-    scores = job.score_run(config, taught.run(config, "teacher"))
+    scores = scoring.score_run(config, taught.run(config, "teacher"))
     assert scores == {k: v for k, v in read_json(RUN / "scores.json").items() if k in scores}
     right = [np.argmax(row.probabilities) == row.label for row in table.itertuples()]
     top1 = scores["metrics"]["top1"]
@@ -95,7 +95,7 @@ def test_what_is_not_there_yet_is_named(project):
     with pytest.raises(WeightsError, match=r"teacher/seed0/weights\.safetensors: no such weights file"):
         job.test_run(config, run)
     with pytest.raises(MissingInput, match=r"dvfl results .*teacher/seed0/predictions\.parquet"):
-        job.score_run(config, run)
+        scoring.score_run(config, run)
 
 
 # --------------------------------------------------------------------------------------------- what is in this clip?
@@ -205,12 +205,12 @@ def test_a_dropped_batch_is_neither_predicted_nor_missed(taught):
     table = predictions(taught, drop_last=True, batch_size=size)
     assert table["clip_id"].tolist() == clips[:size]
     config = taught.config({"evaluate": {"drop_last": True, "batch_size": size}})
-    job.score_run(config, taught.run(config, "teacher"))
+    scoring.score_run(config, taught.run(config, "teacher"))
     scores = read_json(RUN / "scores.json")
     assert (scores["n_clips"], scores["clips_dropped"]) == (size, 1)
     whole = taught.config()
     with pytest.raises(ValueError, match="have no prediction"):  # where nothing is dropped, a clip is missed
-        job.score_run(whole, taught.run(whole, "teacher"))
+        scoring.score_run(whole, taught.run(whole, "teacher"))
 
 
 def test_dropping_everything_is_refused(taught):

@@ -31,7 +31,8 @@ def finish(project: Project) -> None:
     from dvfl.ablate.study import choose
     from dvfl.audit.job import audit_split, fingerprint_dataset
     from dvfl.distill.released_loss import released_loss
-    from dvfl.evaluate.job import score_run, test_run
+    from dvfl.evaluate.job import test_run
+    from dvfl.evaluate.scoring import score_run
     from dvfl.files import write_json
     from dvfl.profile.job import profile_one
     from dvfl.report.figures import write_figure

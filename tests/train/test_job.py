@@ -717,7 +717,8 @@ def test_only_the_classifier_of_the_teacher_is_drawn_again(taught):
 
 
 def test_the_best_epoch_on_test_is_the_one_that_is_reported(project):
-    from dvfl.evaluate.job import score_run, test_run
+    from dvfl.evaluate.job import test_run
+    from dvfl.evaluate.scoring import score_run
 
     values = {"protocol": "as_released", "student": {"train": {"epochs": 4}}, "evaluate": {"drop_last": False}}
     directory = project.train("student", values)
