@@ -9,12 +9,12 @@ import pandas as pd
 import torch
 
 from dvfl import paths, plan
-from dvfl.config import Config, EvaluateConfig, InputConfig
+from dvfl.config import Config
 from dvfl.data.reader import probe
 from dvfl.errors import UserError
 from dvfl.evaluate.score import score_predictions
 from dvfl.files import atomic, read_json, required, sha256, write_json
-from dvfl.run import Run
+from dvfl.run import Run, trained_input
 
 if TYPE_CHECKING:
     from dvfl.train.distributed import Processes
@@ -70,29 +70,23 @@ def compute_scores(config: Config, run: Run) -> dict[str, Any]:
     split = read_split(required(paths.split_path(run.dataset, run.split)))
     subset = plan.run_settings(config, run).evaluated_on
     evaluate = plan.evaluation(config, run)
+    clip_ids = sorted(split.loc[split["subset"] == subset, "clip_id"])
     predictions = required(run.directory / "predictions.parquet")
     scores = score_predictions(
         pd.read_parquet(predictions),
         index,
         index.drop_duplicates("label").sort_values("label")["class_name"].tolist(),
-        expected_clip_ids=_expected(split.loc[split["subset"] == subset, "clip_id"], evaluate),
+        expected_clip_ids=clip_ids[: evaluate.tested(len(clip_ids))],
         resamples=config.evaluate.resamples,
     )
     about = {
         **{key: getattr(run, key) for key in ("dataset", "split", "protocol", "arm", "seed", "study", "trial")},
         "subset": subset,
         "views": f"{evaluate.clips}x{evaluate.crops}",
-        "clips_dropped": int((split["subset"] == subset).sum()) - scores["n_clips"],
+        "clips_dropped": len(clip_ids) - scores["n_clips"],
         "predictions_sha256": sha256(predictions),
     }
     return about | scores
-
-
-def _expected(clip_ids: pd.Series, evaluate: EvaluateConfig) -> list[str]:
-    """The clips that a test predicts: all, but for those of an incomplete last batch where that is dropped."""
-    ordered = sorted(clip_ids)
-    clips_at_once = max(1, evaluate.batch_size // (evaluate.clips * evaluate.crops))
-    return ordered[: len(ordered) // clips_at_once * clips_at_once] if evaluate.drop_last else ordered
 
 
 def _track_scores(config: Config, run: Run, scores: dict[str, Any]) -> None:
@@ -127,11 +121,9 @@ def predict_clip(clip: Path, directory: Path, top: int = 5) -> list[tuple[str, f
     from dvfl.evaluate.predict import view_probabilities
     from dvfl.models.weights import load_network
 
-    if not (directory / "run.json").exists():
-        raise UserError(f"{directory}: is not the directory of a finished run (there is no run.json in it)")
+    input = trained_input(directory)
     model, network = load_network(directory / "weights.safetensors")
-    settings = InputConfig.model_validate(read_json(directory / "run.json")["settings"]["input"])
-    views = read_test_views(clip, probe(clip).frames, settings)
-    probabilities = view_probabilities(model, views, torch.device("cpu")).mean(0)
+    views = read_test_views(clip, probe(clip).frames, input)
+    probabilities = view_probabilities(model, views, input, torch.device("cpu")).mean(0)
     best = probabilities.topk(min(top, len(network.classes)))
     return [(network.classes[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
