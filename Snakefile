@@ -25,7 +25,7 @@ wildcard_constraints:
     split=r"[\w.-]+",
     shard=r"\d+",
     shards=r"\d+",
-    store=r"\d+px_q\d+",
+    store=r"\d+px_[a-z]+_q\d+",
     study=r"[\w.-]+",
     model=r"(timm/)?[\w.-]+",
 

@@ -41,7 +41,8 @@ def frames_directory(dataset: str, input: InputConfig) -> Path | None:
     """Where frames of a data set are stored for such an input, named after what decides their pixels; None: nowhere."""
     if input.frame_store is None:
         return None
-    return RESULTS / f"data/{dataset}/frames/{input.stored_short_side}px_q{input.frame_store.quality}"
+    pixels = f"{input.stored_short_side}px_{input.interpolation}_q{input.stored_quality}"
+    return RESULTS / f"data/{dataset}/frames/{pixels}"
 
 
 def frames_written(dataset: str, input: InputConfig) -> list[Path]:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from pydantic import field_serializer
 
 from dvfl.config import DistillConfig, InputConfig, NetworkConfig, Section, TrainConfig, digest
+from dvfl.errors import UserError
+from dvfl.files import read_json
 from dvfl.paths import RESULTS
 
 Stage = Literal["final", "selection", "pretraining"]
@@ -49,6 +51,16 @@ class Run:
 
     def __str__(self) -> str:
         return self.directory.as_posix()
+
+
+def trained_input(directory: Path) -> InputConfig:
+    """What the network in a run's directory was shown, whatever a config says by now.
+
+    Raises UserError where the run has not finished.
+    """
+    if not (directory / "run.json").exists():
+        raise UserError(f"{directory}: is not the directory of a finished run (there is no run.json in it)")
+    return InputConfig.model_validate(read_json(directory / "run.json")["settings"]["input"])
 
 
 class RunSettings(Section):

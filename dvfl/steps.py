@@ -278,8 +278,7 @@ def definition_of_weights(config: Config, name: str) -> str:
 def test_settings(config: Config, run: Run) -> list[Any]:
     """What decides how a run's clips are tested."""
     tested = plan.evaluation(config, run)
-    at_once = [tested.batch_size] if tested.drop_last else []  # elsewhere the batch leaves no trace
-    return [tested.clips, tested.crops, tested.frames, tested.drop_last, *at_once]
+    return [tested.clips, tested.crops, tested.frames, tested.drop_last]  # the batch leaves no trace
 
 
 test_settings.__test__ = False  # a function of the library that pytest would take for a test

@@ -168,6 +168,12 @@ def test_a_data_set_called_like_a_key_gets_the_suggestions_of_a_data_set():
         ("input/frames", 0, "greater than or equal to 1"),
         ("input/crop_area", [1.0, 0.5], "the smaller first"),
         ("input/views", 0, "greater than or equal to 1"),
+        ("input/interpolation", "nearest", "'bilinear' or 'bicubic'"),
+        ("input/mean", [0.5, 0.5], "needs three numbers, of red, green and blue"),
+        ("input/mean", 0.5, "needs three numbers, of red, green and blue"),
+        ("input/std", [0.2, 0.2, 0.2, 0.2], "needs three numbers, of red, green and blue"),
+        ("evaluate/drop_last", True, "valid integer"),  # it counts clips
+        ("evaluate/drop_last", 1, "greater than or equal to 2"),
         ("train/epochs", "ten", "valid integer"),
         ("train/epochs", 2.5, "integer"),
         ("train/lr", 0, "greater than 0"),
@@ -194,6 +200,23 @@ def test_an_impossible_value_is_shown_with_what_is_allowed(key, value, allowed):
     assert allowed in line
     shown = value[0] if key == "seeds" and value else value
     assert repr(shown) in line
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong", "said"),
+    [
+        ("std", 0.0, "greater than 0"),
+        ("std", -0.2, "greater than 0"),
+        ("std", 58.395, "less than or equal to 1"),  # of levels up to 255
+        ("std", "a", "valid number"),
+        ("mean", 123.675, "less than or equal to 1"),
+        ("mean", float("nan"), ""),
+        ("mean", None, "valid number"),
+    ],
+)
+def test_one_colour_that_cannot_be_normalised_by_is_named(key, wrong, said):
+    line = complaint(raw(f"input/{key}", [0.5, wrong, 0.5]))
+    assert line.startswith(f"input.{key}.1: ") and said in line and repr(wrong) in line
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,9 @@ CHANGES = [
     ("student.model", "vfl_net", STUDENTS),
     ("input.img_size", 24, ALL),
     ("input.views", 3, ALL),
+    ("input.interpolation", "bicubic", ALL),
+    ("input.mean", [0.5, 0.5, 0.5], ALL),
+    ("input.std", [0.5, 0.5, 0.5], ALL),
     ("input.frame_store", {}, ALL),
     ("distill.alpha", 0.3, {"distilled"}),
     ("distill.temperature", 3.0, {"distilled"}),
@@ -275,6 +278,7 @@ CHANGES = [
     ("evaluate.crops", 3, set()),
     ("evaluate.resamples", 500, set()),
     ("evaluate.batch_size", 5, set()),
+    ("evaluate.drop_last", 2, set()),
     ("profile.repeats", 9, set()),
     ("tracking.uri", "http://127.0.0.1:1", set()),
     ("ablation.studies.sweep.seeds", [3], set()),
@@ -312,9 +316,9 @@ def test_a_data_set_has_the_frame_stores_that_its_runs_read(config):
     assert stores.frame_stores(config, "mine") == {} and paths.frames_written("mine", config.input) == []
     arm = {"network": "student", "set": {"input.frame_store": {"short_side": 128, "quality": 80}}}
     one = check_config(merge(RAW, {"arms": {"extra": arm}}))
-    assert list(stores.frame_stores(one, "mine")) == ["128px_q80"] and stores.frame_stores(one, "other") == {}
+    assert list(stores.frame_stores(one, "mine")) == ["128px_bilinear_q80"] and stores.frame_stores(one, "other") == {}
     two = check_config(merge(RAW, {"arms": {"extra": arm}, "input": {"frame_store": {}, "short_side": 48}}))
-    assert set(stores.frame_stores(two, "mine")) == {"128px_q80", "48px_q90"}
+    assert set(stores.frame_stores(two, "mine")) == {"128px_bilinear_q80", "48px_bilinear_q90"}
 
 
 def test_parameters_count_for_the_divergence_that_reads_them():

@@ -184,6 +184,9 @@ def test_the_papers_recipe_is_the_released_one():
         "input": {
             "frames": 8,
             "short_side": 256,
+            "interpolation": "bilinear",
+            "mean": (0.485, 0.456, 0.406),
+            "std": (0.229, 0.224, 0.225),
             "img_size": 224,
             "crop_area": (0.08, 1),
             "crop_aspect": (3 / 4, 4 / 3),

@@ -133,7 +133,7 @@ def test_another_address_does_not_fetch_weights_anew_but_another_checksum_does()
 
 def test_a_training_reads_frames_where_they_are_stored():
     config = config_of(input={"frame_store": {"shards": 2}})
-    frames = [Path(f"results/data/mine/frames/36px_q90/{shard}of2.json") for shard in (0, 1)]
+    frames = [Path(f"results/data/mine/frames/36px_bilinear_q90/{shard}of2.json") for shard in (0, 1)]
     assert steps.training(config, run("student"))["frames"] == steps.frames(config, run("student")) == frames
     assert steps.frames(config_of(), run("student")) == []
 

@@ -23,7 +23,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as frame_by_frame
 
 from dvfl.bench.pairs import Sides, Sizes, Unavailable, pair
-from dvfl.config import InputConfig, MotionsConfig
+from dvfl.config import FrameStoreConfig, InputConfig, MotionsConfig
 from dvfl.data.clips import ClipDataset
 from dvfl.data.frame_store import FrameStore, packs, write_pack
 from dvfl.data.motions import CLASSES, render_clip
@@ -46,6 +46,7 @@ def input_of(sizes: Sizes) -> InputConfig:
         color_jitter=0.8,
         greyscale=0.2,
         views=None,
+        frame_store=FrameStoreConfig(quality=QUALITY),
     )
 
 
@@ -119,14 +120,14 @@ def dataset_of(sizes: Sizes, large: bool, stored: bool) -> ClipDataset:
         }
     )
     split = pd.DataFrame({"clip_id": index["clip_id"], "subset": "train"})
-    store = None
+    input, store = input_of(sizes), None
     if stored:
         folder = root / f"frames{sizes.short_side}"
-        for pack in packs(folder, index, sizes.short_side, QUALITY):
+        for pack in packs(folder, index, input):
             if not pack.path.exists():
-                write_pack(pack, root, sizes.short_side, QUALITY)
-        store = FrameStore(folder, index, sizes.short_side, QUALITY)
-    return ClipDataset(index, split, root, ["train"], input_of(sizes), allow_flip=True, seed=SEED, store=store)
+                write_pack(pack, root, input)
+        store = FrameStore(folder, index, input)
+    return ClipDataset(index, split, root, ["train"], input, allow_flip=True, seed=SEED, store=store)
 
 
 @cache

@@ -133,7 +133,7 @@ def split(config: Config, dataset: str, name: str) -> None:
 @click.command()
 @with_config
 @click.argument("dataset", required=False)
-@click.option("--store", help="Fill this store alone, such as 256px_q90; all that the runs read unless given.")
+@click.option("--store", help="Fill this store alone, such as 256px_bilinear_q90; all that the runs read unless given.")
 @click.option("--shard", type=int, default=None, help="Store this share of the clips alone, from 0.")
 @click.option("--workers", default=1, show_default=True, help="Processes.")
 def frames(config: Config, dataset: str | None, store: str | None, shard: int | None, workers: int) -> None:

@@ -19,13 +19,24 @@ class EvaluateConfig(Section):
         description="Frames of several temporal clips: spread evenly over the segments, or drawn at random, as the "
         "released datasets/pipeline.py does (finding random_multiview). A single clip takes the segments' centres.",
     )
-    batch_size: Count = Field(32, description="Views that the network takes at once [2 clips].")
-    drop_last: bool = Field(
-        False,
-        description="Leave out the clips of the last incomplete batch, as the released datasets/build.py does (finding "
-        "eval_drops_clips).",
+    batch_size: Count = Field(
+        32,
+        description="Views that the network takes at once, of one clip at least; results do not depend on it "
+        "[2 clips].",
+    )
+    drop_last: int | None = Field(
+        None,
+        strict=True,  # true would be a batch of one clip, which leaves out none
+        ge=2,
+        description="Clips of the batches of which the last is left out where it is incomplete, however many views a "
+        "clip has: 2 leaves out the last clip of an odd number, in the order of their ids; None: every clip is tested "
+        "[2 on each GPU, in random order, in datasets/build.py: finding eval_drops_clips].",
     )
     resamples: int = Field(2000, ge=100, description="Bootstrap resamples behind an interval.")
+
+    def tested(self, clips: int) -> int:
+        """How many of so many clips are tested: the first, in the order of their ids."""
+        return clips - clips % self.drop_last if self.drop_last else clips
 
 
 class StudyConfig(Section):

@@ -10,6 +10,7 @@ from dvfl.config.divergences import PARAMETERS, AlphaDivergenceConfig, DistConfi
 from dvfl.config.section import Count, Fraction, ModelName, Name, Positive, Section
 
 DropPath = Annotated[float, Field(ge=0.0, lt=1.0)]
+Deviation = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 class FrameStoreConfig(Section):
@@ -37,6 +38,19 @@ class InputConfig(Section):
     frames: Count = Field(8, description="Segments of a clip, one frame each [8].")
     img_size: int = Field(32, ge=16, description="Height and width given to the network, pixels [224].")
     short_side: int = Field(36, ge=16, description="Short side a frame is first resized to, pixels [256].")
+    interpolation: Literal["bilinear", "bicubic"] = Field(
+        "bilinear",
+        description="How frames are resized, to short_side and from a training crop to img_size, in training and test; "
+        "always antialiased [bilinear, the default of Resize in datasets/pipeline.py, by OpenCV and not antialiased].",
+    )
+    mean: tuple[Fraction, Fraction, Fraction] = Field(
+        (0.485, 0.456, 0.406),
+        description="Subtracted from red, green and blue, which lie between 0 and 1, before a network, teacher or "
+        "student, sees them [ImageNet's, in datasets/build.py times 255].",
+    )
+    std: tuple[Deviation, Deviation, Deviation] = Field(
+        (0.229, 0.224, 0.225), description="What the three are divided by then [ImageNet's, likewise]."
+    )
     crop_area: tuple[Fraction, Fraction] = Field(
         (0.5, 1.0), description="Share of the area that a training crop keeps [0.08, 1]."
     )
@@ -65,6 +79,13 @@ class InputConfig(Section):
         "it takes several times the clips' own space. Where `views` are kept in memory it gains little.",
     )
 
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def _of_three_colours(cls, value: Any) -> Any:
+        if not isinstance(value, (list, tuple)) or len(value) != 3:
+            raise ValueError("needs three numbers, of red, green and blue")
+        return value
+
     @field_validator("crop_area", "crop_aspect")
     @classmethod
     def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
@@ -82,6 +103,12 @@ class InputConfig(Section):
     def stored_short_side(self) -> int:
         """Short side of the frames in the store."""
         return (self.frame_store and self.frame_store.short_side) or self.short_side
+
+    @property
+    def stored_quality(self) -> int:
+        """JPEG quality of the frames in the store, which there must be."""
+        assert self.frame_store is not None
+        return self.frame_store.quality
 
 
 class TrainConfig(Section):

@@ -124,7 +124,7 @@ class ClipDataset(Dataset):
         """Frames of a clip, uint8 (T, H, W, 3); those of a store have the short side that it has."""
         if self.store is not None:
             return self.store.read(self.clip_ids[i], indices)
-        return read_frames(self.root / self.clip_ids[i], indices, short_side)
+        return read_frames(self.root / self.clip_ids[i], indices, short_side, self.input.interpolation)
 
     def _view(self, epoch: int) -> int:
         return epoch % self.input.views if self.input.views else epoch
@@ -133,7 +133,7 @@ class ClipDataset(Dataset):
 def read_test_views(path: str | Path, num_frames: int, input: InputConfig, clips: int = 1, crops: int = 1) -> Tensor:
     """Test views of a file of `num_frames` frames, uint8 (clips * crops, T, 3, S, S)."""
     indices = test_view_indices(num_frames, input.frames, clips)
-    return test_views(partial(read_frames, path), indices, input, crops)
+    return test_views(partial(read_frames, path, interpolation=input.interpolation), indices, input, crops)
 
 
 def test_views(
@@ -191,16 +191,15 @@ def iterate_test(
     batch_size: int,
     workers: int = 0,
     random: bool = False,
-    drop_last: bool = False,
+    first: int | None = None,
     take: Take = range,
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Every clip once, in order: positions int64 (B,), views uint8 (B, V, T, 3, S, S).
 
-    V = clips * crops. `batch_size` counts views: B is as many clips as fit, at least one. `random` frames and
-    `drop_last`, which leaves out the last batch where it is incomplete, are what the released code does. `take(n)` says
-    which of the n batches are made.
+    V = clips * crops. `batch_size` counts views: B is as many clips as fit, at least one. `random` frames, and no more
+    than the `first` clips, are what the released code makes of a test. `take(n)` says which of the n batches are made.
     """
-    batches = _batches(range(len(dataset)), max(1, batch_size // (clips * crops)), drop_last)
+    batches = _batches(range(len(dataset))[:first], max(1, batch_size // (clips * crops)))
     batches = [batches[number] for number in take(len(batches))]
     made = _made(_TestViews(dataset, clips, crops, random), batches, workers)
     for batch, views in zip(batches, made, strict=True):

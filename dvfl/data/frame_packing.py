@@ -74,9 +74,9 @@ def write_store(
     the disk cannot hold them, or another process writes this shard.
     """
     assert input.frame_store is not None
-    short_side, quality, shards = input.stored_short_side, input.frame_store.quality, input.frame_store.shards
+    shards = input.frame_store.shards
     folder.mkdir(parents=True, exist_ok=True)
-    held = packs(folder, index, short_side, quality)
+    held = packs(folder, index, input)
     own = held[shard::shards]
     with _only_writer(folder / f".{shard}of{shards}.lock"):
         _remove_others(folder, held, own)
@@ -85,18 +85,19 @@ def write_store(
         forecast = None
         if todo:
             clips = pd.concat([pack.clips for pack in missing], ignore_index=True)  # all shards share the disk
-            forecast = measure(folder / f".sample{shard}of{shards}", clips, root, short_side, quality, input.frames)
+            forecast = measure(folder / f".sample{shard}of{shards}", clips, root, input)
             say(str(forecast))
             _check_disk(folder, forecast)
             if shards > 1:
                 say(f"of these, shard {shard} of {shards} stores {sum(map(len, todo))} clips")
         begin = time.perf_counter()
-        work = partial(write_pack, root=root, short_side=short_side, quality=quality)
+        work = partial(write_pack, root=root, input=input)
         for _ in track(_done(work, todo, workers), len(todo), f"Packs of up to {CLIPS} clips stored"):
             pass
         return {
-            "short_side": short_side,
-            "quality": quality,
+            "short_side": input.stored_short_side,
+            "interpolation": input.interpolation,
+            "quality": input.stored_quality,
             "shard": shard,
             "shards": shards,
             "clips": sum(map(len, own)),
@@ -107,8 +108,8 @@ def write_store(
         }
 
 
-def measure(scratch: Path, clips: pd.DataFrame, root: Path, short_side: int, quality: int, views: int) -> Forecast:
-    """Store a few of some clips for a moment, in the folder `scratch`, and read `views` frames of each both ways."""
+def measure(scratch: Path, clips: pd.DataFrame, root: Path, input: InputConfig) -> Forecast:
+    """Store a few of some clips for a moment, in the folder `scratch`, and read a view's frames of each both ways."""
     torch.set_num_threads(1)
     size = max(min(SAMPLE, len(clips)), min(len(clips) // SHARE, LARGE_SAMPLE))
     sample = clips.iloc[np.linspace(0, len(clips) - 1, size).astype(int)]
@@ -116,17 +117,18 @@ def measure(scratch: Path, clips: pd.DataFrame, root: Path, short_side: int, qua
     shutil.rmtree(scratch, ignore_errors=True)  # a kill may have left it
     try:
         begin = time.perf_counter()
-        sizes = [write_pack(pack, root, short_side, quality) for pack in packs(scratch, sample, short_side, quality)]
+        sizes = [write_pack(pack, root, input) for pack in packs(scratch, sample, input)]
         seconds = time.perf_counter() - begin
-        store = FrameStore(scratch, sample, short_side, quality)
+        store = FrameStore(scratch, sample, input)
         live = stored = 0.0
         for clip in sample.itertuples():
-            indices = random_segment_indices(clip.frames, views, generator("frame store", clip.clip_id))
-            live += _fastest(partial(read_frames, root / clip.clip_id, indices, short_side))
+            indices = random_segment_indices(clip.frames, input.frames, generator("frame store", clip.clip_id))
+            source = root / clip.clip_id
+            live += _fastest(partial(read_frames, source, indices, input.stored_short_side, input.interpolation))
             stored += _fastest(partial(store.read, clip.clip_id, indices))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    pixels, every = _pixels(sample, short_side), _pixels(clips, short_side).sum()
+    pixels, every = (_pixels(each, input.stored_short_side) for each in (sample, clips))
     rate = sum(sizes) / pixels.sum()  # bytes of a pixel
     spread = np.std(sizes - rate * pixels, ddof=1) if size > 1 else sizes[0]
     error = spread * np.sqrt(size) / pixels.sum()  # standard error of a ratio
@@ -135,8 +137,8 @@ def measure(scratch: Path, clips: pd.DataFrame, root: Path, short_side: int, qua
         clips=len(clips),
         frames=frames,
         sample=size,
-        bytes=round(rate * every),
-        most_bytes=round((rate + 1.96 * error) * every),
+        bytes=round(rate * every.sum()),
+        most_bytes=round((rate + 1.96 * error) * every.sum()),
         source_bytes=int(clips["bytes"].sum()),
         core_seconds=round(seconds * frames / int(sample["frames"].sum()), 1),
         live=round(size / live, 1),

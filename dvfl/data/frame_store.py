@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
-from dvfl.config import digest
+from dvfl.config import InputConfig, digest
 from dvfl.data.errors import UnreadableClip
 from dvfl.data.reader import decode_frames
 from dvfl.files import MissingInput, atomic, sha256
@@ -46,29 +46,31 @@ class Pack:
         return len(self.clips)
 
 
-def packs(folder: Path, index: pd.DataFrame, short_side: int, quality: int) -> list[Pack]:
-    """The packs that hold all usable clips of an index at some settings."""
+def packs(folder: Path, index: pd.DataFrame, input: InputConfig) -> list[Pack]:
+    """The packs that hold all usable clips of an index for an input that asks for a store."""
+    settings = [input.stored_short_side, input.interpolation, input.stored_quality]
     found = []
     for _, clips in index.loc[index["status"] == "ok"].sort_values("clip_id").groupby("class_name"):
         for start in range(0, len(clips), CLIPS):
             rows = clips.iloc[start : start + CLIPS]
             content = rows[["clip_id", "sha256", "frames"]].to_numpy(object).tolist()
-            name = digest([RECIPE, short_side, quality, content])
+            name = digest([RECIPE, *settings, content])
             found.append(Pack(folder / f"{name}{SUFFIX}", rows))
     return found
 
 
 class FrameStore:
-    """Frames of the clips of an index, at some settings. Raises MissingInput where they are not all stored."""
+    """Frames of the clips of an index, kept for an input. Raises MissingInput where they are not all stored."""
 
-    def __init__(self, folder: Path, index: pd.DataFrame, short_side: int, quality: int) -> None:
-        held = packs(folder, index, short_side, quality)
+    def __init__(self, folder: Path, index: pd.DataFrame, input: InputConfig) -> None:
+        held = packs(folder, index, input)
         there = set(os.listdir(folder)) if folder.is_dir() else set()
         missing = sum(pack.path.name not in there for pack in held)
         if missing:
             raise MissingInput(
-                f"{folder}: frames of these clips at short side {short_side} and quality {quality} are not all stored "
-                f"({missing} of {len(held)} packs are not there); make them with {REMEDY}"
+                f"{folder}: frames of these clips at short side {input.stored_short_side}, {input.interpolation}, "
+                f"quality {input.stored_quality}, are not all stored ({missing} of {len(held)} packs are not there); "
+                f"make them with {REMEDY}"
             )
         clips = pd.concat([pack.clips for pack in held])
         self._row = {clip_id: row for row, clip_id in enumerate(clips["clip_id"])}
@@ -100,7 +102,7 @@ class FrameStore:
             raise UnreadableClip(path, f"{reason} makes it anew") from None
 
 
-def write_pack(pack: Pack, root: Path, short_side: int, quality: int) -> int:
+def write_pack(pack: Pack, root: Path, input: InputConfig) -> int:
     """Decode the clips of a pack under `root` and store their frames; bytes written. The file appears whole.
 
     Raises UnreadableClip where a clip is not what the index says, OutputError where the disk is full.
@@ -109,7 +111,7 @@ def write_pack(pack: Pack, root: Path, short_side: int, quality: int) -> int:
         file.seek((int(pack.clips["frames"].sum()) + 1) * OFFSET.itemsize)
         starts = [file.tell()]
         for clip in pack.clips.itertuples():
-            for jpeg in _jpegs(root / clip.clip_id, clip.sha256, clip.frames, short_side, quality):
+            for jpeg in _jpegs(root / clip.clip_id, clip.sha256, clip.frames, input):
                 file.write(jpeg)
                 starts.append(file.tell())
         file.seek(0)
@@ -117,7 +119,7 @@ def write_pack(pack: Pack, root: Path, short_side: int, quality: int) -> int:
     return starts[-1]
 
 
-def _jpegs(path: Path, expected: str, frames: int, short_side: int, quality: int) -> Iterator[memoryview]:
+def _jpegs(path: Path, expected: str, frames: int, input: InputConfig) -> Iterator[memoryview]:
     """The frames of a clip, coded; it must be the file that was indexed."""
     try:
         found = sha256(path)
@@ -126,10 +128,10 @@ def _jpegs(path: Path, expected: str, frames: int, short_side: int, quality: int
     if found != expected:
         raise UnreadableClip(path, "has changed since it was indexed: index again")
     count = 0
-    for frame in decode_frames(path, short_side):
+    for frame in decode_frames(path, input.stored_short_side, input.interpolation):
         count += 1
         picture = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)
-        yield encode_jpeg(picture, quality).numpy().data
+        yield encode_jpeg(picture, input.stored_quality).numpy().data
     if count != frames:
         raise UnreadableClip(path, f"has {count} frames and not {frames}, as indexed: index again")
 

@@ -65,12 +65,17 @@ def probe(path: str | Path) -> ClipInfo:
     return ClipInfo(frames, fps, width, height)
 
 
-def read_frames(path: str | Path, indices: Sequence[int] | np.ndarray, short_side: int | None = None) -> np.ndarray:
+def read_frames(
+    path: str | Path,
+    indices: Sequence[int] | np.ndarray,
+    short_side: int | None = None,
+    interpolation: str = "bilinear",
+) -> np.ndarray:
     """Frames `indices` (any order, repeats allowed) of a clip, uint8 (T, H, W, 3), RGB.
 
     With `short_side` they are resized to it in pixels, keeping the aspect, as they are converted
-    from the codec's colours, which costs next to nothing. Raises UnreadableClip where a frame is
-    not there.
+    from the codec's colours, which costs next to nothing; `interpolation` is bilinear or bicubic,
+    as FFmpeg has them, which antialiases. Raises UnreadableClip where a frame is not there.
     """
     wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
     if wanted.size == 0 or wanted.min() < 0:
@@ -84,7 +89,7 @@ def read_frames(path: str | Path, indices: Sequence[int] | np.ndarray, short_sid
     with _opened(path) as container:
         for number, frame in enumerate(_frames(container)):
             if number in positions:
-                pixels = _pixels(frame, short_side)
+                pixels = _pixels(frame, short_side, interpolation)
                 if found is None:
                     found = np.empty((wanted.size, *pixels.shape), np.uint8)
                 if pixels.shape != found.shape[1:]:
@@ -95,7 +100,7 @@ def read_frames(path: str | Path, indices: Sequence[int] | np.ndarray, short_sid
     raise UnreadableClip(path, f"has {number + 1} frames; frame {last} was asked for")
 
 
-def decode_frames(path: str | Path, short_side: int) -> Iterator[np.ndarray]:
+def decode_frames(path: str | Path, short_side: int, interpolation: str = "bilinear") -> Iterator[np.ndarray]:
     """Every frame of a clip in turn, uint8 (H, W, 3), RGB: the pixels that `read_frames` gives.
 
     Raises UnreadableClip.
@@ -103,7 +108,7 @@ def decode_frames(path: str | Path, short_side: int) -> Iterator[np.ndarray]:
     shape: tuple[int, ...] | None = None
     with _opened(path) as container:
         for number, frame in enumerate(_frames(container)):
-            pixels = _pixels(frame, short_side)
+            pixels = _pixels(frame, short_side, interpolation)
             shape = shape or pixels.shape
             if pixels.shape != shape:
                 raise UnreadableClip(path, f"changes its size at frame {number}")
@@ -155,12 +160,12 @@ def _decoded(packet: av.Packet) -> list[VideoFrame]:
         return []
 
 
-def _pixels(frame: VideoFrame, short_side: int | None) -> np.ndarray:
+def _pixels(frame: VideoFrame, short_side: int | None, interpolation: str = "bilinear") -> np.ndarray:
     if short_side is None:
         pixels = frame.to_ndarray(format="rgb24")
     else:
         height, width = scaled_size(frame.height, frame.width, short_side)
-        resized = frame.reformat(width, height, format="rgb24", interpolation="BILINEAR")
+        resized = frame.reformat(width, height, format="rgb24", interpolation=interpolation.upper())
         pixels = resized.to_ndarray()
     return _upright(pixels, frame.rotation)
 

@@ -15,9 +15,6 @@ from dvfl.config import InputConfig
 from dvfl.data.jitter import ColorJitter
 from dvfl.randomness import numpy_seeded, torch_seeded
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 class TrainTransform:
     """Random view of a clip, as in FACTS of the released recipe: a crop, flip and colours.
@@ -29,10 +26,11 @@ class TrainTransform:
     def __init__(self, input: InputConfig, allow_flip: bool) -> None:
         size = (input.img_size, input.img_size)
         jitter = ColorJitter(input.brightness, input.contrast, input.saturation, input.hue)
-        self.short_side = input.short_side
+        self.short_side, self.interpolation = input.short_side, v2.InterpolationMode(input.interpolation)
+        crop = {"scale": input.crop_area, "ratio": input.crop_aspect}
         self._random = v2.Compose(
             [
-                v2.RandomResizedCrop(size, scale=input.crop_area, ratio=input.crop_aspect, antialias=True),
+                v2.RandomResizedCrop(size, **crop, interpolation=self.interpolation, antialias=True),
                 v2.RandomHorizontalFlip(input.flip if allow_flip else 0.0),
                 v2.RandomApply([jitter], p=input.color_jitter),
                 v2.RandomGrayscale(input.greyscale),
@@ -41,7 +39,7 @@ class TrainTransform:
 
     def __call__(self, frames: np.ndarray, address: tuple[str | int, ...]) -> Tensor:
         """uint8 frames (T, H, W, 3) -> uint8 (T, 3, S, S), drawn for `address` alone."""
-        clip = resize_short_side(frames, self.short_side)
+        clip = resize_short_side(frames, self.short_side, self.interpolation)
         with torch_seeded(*address):
             return self._random(clip).contiguous()
 
@@ -58,30 +56,30 @@ class TestTransform:
     def __init__(self, input: InputConfig, crops: int = 1) -> None:
         if crops not in (1, 3):
             raise ValueError(f"crops: 1 or 3, not {crops}")
-        self.crops, self.size = crops, input.img_size
+        self.crops, self.size, self.interpolation = crops, input.img_size, v2.InterpolationMode(input.interpolation)
         self.short_side = input.short_side if crops == 1 else input.img_size
 
     def __call__(self, frames: np.ndarray) -> Tensor:
         """uint8 frames (T, H, W, 3) -> uint8 (crops, T, 3, S, S)."""
-        clip = resize_short_side(frames, self.short_side)
+        clip = resize_short_side(frames, self.short_side, self.interpolation)
         spare_height, spare_width = clip.shape[-2] - self.size, clip.shape[-1] - self.size
         shares = (1,) if self.crops == 1 else (0, 1, 2)  # halves of the spare pixels
         corners = [(spare_height * share // 2, spare_width * share // 2) for share in shares]
         return torch.stack([clip[:, :, top : top + self.size, left : left + self.size] for top, left in corners])
 
 
-def resize_short_side(frames: np.ndarray, short_side: int) -> Tensor:
+def resize_short_side(frames: np.ndarray, short_side: int, interpolation: v2.InterpolationMode) -> Tensor:
     """uint8 frames (T, H, W, 3) -> uint8 (T, 3, H', W') whose short side is `short_side`."""
     clip = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
     if min(clip.shape[-2:]) == short_side:
         return clip
-    return v2.functional.resize(clip, [short_side], antialias=True)
+    return v2.functional.resize(clip, [short_side], interpolation=interpolation, antialias=True)
 
 
-def normalise(views: Tensor) -> Tensor:
-    """uint8 (..., 3, H, W) -> float32 of ImageNet's mean and standard deviation, same device."""
-    mean = torch.tensor(IMAGENET_MEAN, device=views.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=views.device).view(3, 1, 1)
+def normalise(views: Tensor, input: InputConfig) -> Tensor:
+    """uint8 (..., 3, H, W) -> float32, (views / 255 - mean) / std as the input says, same device."""
+    mean = torch.tensor(input.mean, device=views.device).view(3, 1, 1)
+    std = torch.tensor(input.std, device=views.device).view(3, 1, 1)
     return (views / 255).sub_(mean).div_(std)  # in place: two copies of the batch fewer
 
 

@@ -26,7 +26,7 @@ from dvfl.files import atomic, required, sha256, write_json
 from dvfl.models.weights import load_network
 from dvfl.profile import package_versions
 from dvfl.randomness import generator
-from dvfl.run import Run, RunSettings
+from dvfl.run import Run, RunSettings, trained_input
 from dvfl.train.inputs import RunData, clip_dataset, load_run_data, with_choices
 
 ORIGINAL = "pytorch"
@@ -47,6 +47,7 @@ def export_run(config: Config, run: Run, precision: Precision) -> dict[str, Any]
         package(name)
     weights = required(run.directory / "weights.safetensors")
     settings, _ = with_choices(config, run)
+    settings = settings.model_copy(update={"input": trained_input(run.directory)})
     data = load_run_data(config, run)
     torch.set_num_threads(settings.train.threads)
     model, network = load_network(weights)
@@ -120,7 +121,7 @@ def _clips(data: RunData, settings: RunSettings, subset: str, count: int) -> Cli
 def _batches(dataset: ClipDataset, at_once: int) -> Iterator[NDArray[np.float32]]:
     """Normalised clips (B, T, 3, S, S), one view each: the first alone, then as many as given, so that B varies."""
     for positions, views in iterate_test(dataset, clips=1, crops=1, batch_size=at_once):
-        clips = normalise(views.flatten(0, 1)).numpy()
+        clips = normalise(views.flatten(0, 1), dataset.input).numpy()
         if positions[0] == 0 and len(clips) > 1:
             yield clips[:1]
             clips = clips[1:]

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from dvfl.config import InputConfig
-from dvfl.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from dvfl.deploy.packages import ExportError, package
 from dvfl.models.weights import NetworkDescription
 
@@ -68,12 +67,13 @@ def about_network(input: InputConfig, network: NetworkDescription, **others: Any
         "frames": frames,
         "img_size": network.img_size,
         "short_side": input.short_side,
-        "mean": IMAGENET_MEAN,
-        "std": IMAGENET_STD,
+        "interpolation": input.interpolation,
+        "mean": input.mean,
+        "std": input.std,
         "layout": "clips: float32 (batch, frames, RGB, height, width); logits: float32 (batch, classes)",
         "sampling": f"frame k of {frames} is frame floor((2 k + 1) n / {2 * frames}) of a clip's n, all from 0",
-        "preprocessing": "resize frames to short_side (bilinear, antialiased), cut img_size x img_size out of the "
-        "centre, divide by 255, subtract mean, divide by std",
+        "preprocessing": f"resize frames to short_side ({input.interpolation}, antialiased), cut img_size x img_size "
+        "out of the centre, divide by 255, subtract mean, divide by std",
         **others,
     }
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from dvfl import plan
-from dvfl.config import Config, InputConfig
+from dvfl.config import Config
 from dvfl.data.reader import probe
 from dvfl.errors import UserError
-from dvfl.files import atomic, read_json, write_json
-from dvfl.run import Run
+from dvfl.files import atomic, write_json
+from dvfl.run import Run, trained_input
 
 if TYPE_CHECKING:
     from dvfl.train.distributed import Processes
@@ -72,11 +72,9 @@ def predict_clip(clip: Path, directory: Path, top: int = 5) -> list[tuple[str, f
     from dvfl.evaluate.predict import view_probabilities
     from dvfl.models.weights import load_network
 
-    if not (directory / "run.json").exists():
-        raise UserError(f"{directory}: is not the directory of a finished run (there is no run.json in it)")
+    input = trained_input(directory)
     model, network = load_network(directory / "weights.safetensors")
-    settings = InputConfig.model_validate(read_json(directory / "run.json")["settings"]["input"])
-    views = read_test_views(clip, probe(clip).frames, settings)
-    probabilities = view_probabilities(model, views, torch.device("cpu")).mean(0)
+    views = read_test_views(clip, probe(clip).frames, input)
+    probabilities = view_probabilities(model, views, input, torch.device("cpu")).mean(0)
     best = probabilities.topk(min(top, len(network.classes)))
     return [(network.classes[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]

@@ -33,7 +33,7 @@ def motion_check(model: nn.Module, dataset: ClipDataset, device: torch.device, b
     for positions, views in iterate_test(dataset, 1, 1, batch_size=batch_size):
         clips, labels = views.flatten(0, 1), dataset.labels[positions]
         for name, change in changes.items():
-            answers = view_probabilities(model, change(clips), device).argmax(1).numpy()
+            answers = view_probabilities(model, change(clips), dataset.input, device).argmax(1).numpy()
             correct[name].append(answers == labels)
             if name == "reversed":
                 correct["reversed_mirror"].append(answers == mirror[labels])

@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from dvfl.config import EvaluateConfig
+from dvfl.config import EvaluateConfig, InputConfig
 from dvfl.data.clips import ClipDataset, iterate_test
 from dvfl.data.transforms import normalise
 from dvfl.errors import UserError
@@ -14,9 +14,9 @@ from dvfl.train.distributed import ALONE, Processes
 
 
 @torch.inference_mode()
-def view_probabilities(model: nn.Module, views: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Softmax of each view: uint8 (V, T, 3, S, S) -> float64 (V, C) on the CPU."""
-    return model(normalise(views.to(device))).double().softmax(1).cpu()
+def view_probabilities(model: nn.Module, views: torch.Tensor, input: InputConfig, device: torch.device) -> torch.Tensor:
+    """Softmax of each view of such an input: uint8 (V, T, 3, S, S) -> float64 (V, C) on the CPU."""
+    return model(normalise(views.to(device), input)).double().softmax(1).cpu()
 
 
 def predict_dataset(
@@ -31,7 +31,7 @@ def predict_dataset(
 
     The processes share the batches, which do not depend on how many there are; each returns all rows.
 
-    Raises UserError where the clips do not fill a batch and incomplete ones are dropped.
+    Raises UserError where the clips do not fill one batch of those whose last is left out.
     """
     model.eval()
     rows = []
@@ -42,12 +42,12 @@ def predict_dataset(
         evaluate.batch_size,
         workers,
         random=evaluate.frames == "random",
-        drop_last=evaluate.drop_last,
+        first=evaluate.tested(len(dataset)),
         take=processes.share,
     )
     for positions, views in batches:
         clips, views_each = views.shape[:2]
-        probabilities = view_probabilities(model, views.flatten(0, 1), device)
+        probabilities = view_probabilities(model, views.flatten(0, 1), dataset.input, device)
         means = probabilities.view(clips, views_each, -1).mean(1)
         rows += [
             (dataset.clip_ids[position], dataset.labels[position], mean.tolist())
@@ -56,7 +56,7 @@ def predict_dataset(
     rows = processes.gathered(rows)
     if not rows:
         raise UserError(
-            f"evaluate.drop_last: the {len(dataset)} clips do not fill one batch of evaluate.batch_size, and "
-            f"incomplete ones are dropped; make it smaller, or drop_last false"
+            f"evaluate.drop_last: the clips ({len(dataset)}) do not fill one batch of {evaluate.drop_last}, and an "
+            f"incomplete one is left out; make it smaller, or null to test every clip"
         )
     return pd.DataFrame(rows, columns=["clip_id", "label", "probabilities"]).sort_values("clip_id", ignore_index=True)

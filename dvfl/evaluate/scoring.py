@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from dvfl import paths, plan
-from dvfl.config import Config, EvaluateConfig
+from dvfl.config import Config
 from dvfl.data.index import read_index
 from dvfl.data.splits import read_split
 from dvfl.evaluate.score import score_predictions
@@ -30,29 +30,23 @@ def compute_scores(config: Config, run: Run) -> dict[str, Any]:
     split = read_split(required(paths.split_path(run.dataset, run.split)))
     subset = plan.run_settings(config, run).evaluated_on
     evaluate = plan.evaluation(config, run)
+    clip_ids = sorted(split.loc[split["subset"] == subset, "clip_id"])
     predictions = required(run.directory / "predictions.parquet")
     scores = score_predictions(
         pd.read_parquet(predictions),
         index,
         index.drop_duplicates("label").sort_values("label")["class_name"].tolist(),
-        expected_clip_ids=_expected(split.loc[split["subset"] == subset, "clip_id"], evaluate),
+        expected_clip_ids=clip_ids[: evaluate.tested(len(clip_ids))],
         resamples=config.evaluate.resamples,
     )
     about = {
         **{key: getattr(run, key) for key in ("dataset", "split", "protocol", "arm", "seed", "study", "trial")},
         "subset": subset,
         "views": f"{evaluate.clips}x{evaluate.crops}",
-        "clips_dropped": int((split["subset"] == subset).sum()) - scores["n_clips"],
+        "clips_dropped": len(clip_ids) - scores["n_clips"],
         "predictions_sha256": sha256(predictions),
     }
     return about | scores
-
-
-def _expected(clip_ids: pd.Series, evaluate: EvaluateConfig) -> list[str]:
-    """The clips that a test predicts: all, but for those of an incomplete last batch where that is dropped."""
-    ordered = sorted(clip_ids)
-    clips_at_once = max(1, evaluate.batch_size // (evaluate.clips * evaluate.crops))
-    return ordered[: len(ordered) // clips_at_once * clips_at_once] if evaluate.drop_last else ordered
 
 
 def _track_scores(config: Config, run: Run, scores: dict[str, Any]) -> None:

@@ -7,8 +7,8 @@ own takes one line, in a file or module that the config names under `plugins`, a
     @register_model
     def my_net(*, num_classes, num_frames, img_size, **overrides): ...
 
-All are given the same input, (B, T, 3, H, W) normalised with ImageNet's mean and standard deviation, whatever a model's
-own weights were trained with.
+All are given the same input, (B, T, 3, H, W) normalised by `input.mean` and `input.std` (ImageNet's by default),
+whatever a model's own weights were trained with.
 """
 
 from __future__ import annotations

@@ -87,8 +87,8 @@ def clip_dataset(
     input = settings.input
     directory = paths.frames_directory(settings.dataset, input)
     store = None
-    if directory is not None and input.frame_store is not None:
-        store = FrameStore(directory, data.index, input.stored_short_side, input.frame_store.quality)
+    if directory is not None:
+        store = FrameStore(directory, data.index, input)
     return ClipDataset(
         data.index, data.split, data.root, subsets, input, settings.allow_flip, settings.seed, clip_ids, store
     )

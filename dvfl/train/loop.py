@@ -141,7 +141,8 @@ def training_batches(dataset: ClipDataset, recipe: Recipe, epoch: int, numbers: 
         take=lambda _: numbers,
     )
     for number, (positions, views, labels) in zip(numbers, batches, strict=True):
-        yield _prepare(torch.from_numpy(positions), views, labels, recipe, epoch, number)
+        inputs = normalise(views.to(recipe.device), dataset.input)
+        yield _mixed(torch.from_numpy(positions), inputs, labels.to(recipe.device), recipe, epoch, number)
 
 
 @dataclass(frozen=True)
@@ -246,9 +247,8 @@ class _Epochs:
                 yield
 
 
-def _prepare(positions: Tensor, views: Tensor, labels: Tensor, recipe: Recipe, epoch: int, number: int) -> Batch:
+def _mixed(positions: Tensor, inputs: Tensor, labels: Tensor, recipe: Recipe, epoch: int, number: int) -> Batch:
     train = recipe.train
-    inputs, labels = normalise(views.to(recipe.device)), labels.to(recipe.device)
     mixed, soft_labels = mix_batch(
         inputs,
         labels,

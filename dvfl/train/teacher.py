@@ -74,7 +74,7 @@ class Lessons:
             self.dataset, order, _number(name), train.batch_size, workers=train.workers, take=lambda _: numbers
         )
         for positions, views, _ in batches:
-            yield torch.from_numpy(positions), normalise(views).to(self.recipe.device)
+            yield torch.from_numpy(positions), normalise(views, self.dataset.input).to(self.recipe.device)
 
     def logits(self, name: str, inputs: Tensor) -> Tensor:
         """The teacher's answer, (B, C) in float32; as precise in the training's passes as the training asks it."""

@@ -17,6 +17,8 @@ import psutil
 import pytest
 import torch
 import yaml
+from torchvision.io import decode_jpeg, encode_jpeg
+from torchvision.transforms import v2
 
 from dvfl import paths
 from dvfl.config import InputConfig
@@ -47,7 +49,7 @@ def store(folder, index, tmp_path):
 
     def build(index=index, input=INPUT, workers=1, place="frames", **options):
         write_store(tmp_path / place, index, folder, input, workers=workers, **options)
-        return FrameStore(tmp_path / place, index, input.stored_short_side, input.frame_store.quality)
+        return FrameStore(tmp_path / place, index, input)
 
     return build
 
@@ -166,22 +168,60 @@ def changed_length(index):
 def test_a_store_of_other_clips_is_not_used(store, index, tmp_path, change):
     store()
     with pytest.raises(MissingInput, match=r"1 of 2 packs are not there.*`dvfl frames`"):
-        FrameStore(tmp_path / "frames", change(index), 32, 95)
+        FrameStore(tmp_path / "frames", change(index), INPUT)
 
 
-@pytest.mark.parametrize(("short_side", "quality"), [(32, 94), (33, 95)])
-def test_a_store_of_other_settings_is_not_used(store, index, tmp_path, short_side, quality):
+@pytest.mark.parametrize(
+    ("short_side", "interpolation", "quality"), [(32, "bilinear", 94), (33, "bilinear", 95), (32, "bicubic", 95)]
+)
+def test_a_store_of_other_settings_is_not_used(store, index, tmp_path, short_side, interpolation, quality):
     store()
-    with pytest.raises(MissingInput, match=f"short side {short_side} and quality {quality} .*2 of 2 packs"):
-        FrameStore(tmp_path / "frames", index, short_side, quality)
+    other = INPUT.model_copy(
+        update={
+            "short_side": short_side,
+            "interpolation": interpolation,
+            "frame_store": INPUT.frame_store.model_copy(update={"quality": quality}),
+        }
+    )
+    said = f"short side {short_side}, {interpolation}, quality {quality}, .*2 of 2 packs"
+    with pytest.raises(MissingInput, match=said):
+        FrameStore(tmp_path / "frames", index, other)
+    assert paths.frames_directory("mine", other) != paths.frames_directory("mine", INPUT)
     with pytest.raises(MissingInput):
-        FrameStore(tmp_path / "nowhere", index, 32, 95)
+        FrameStore(tmp_path / "nowhere", index, INPUT)
+
+
+def test_normalising_asks_for_no_other_store(store, index, tmp_path):
+    """Frames are kept as bytes of colour, which mean and standard deviation come after."""
+    store()
+    other = INPUT.model_copy(update={"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)})
+    assert FrameStore(tmp_path / "frames", index, other).read(index["clip_id"][0], [0]).size
+    assert paths.frames_directory("mine", other) == paths.frames_directory("mine", INPUT)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_frames_are_kept_and_shown_as_the_interpolation_says(folder, definition, store, interpolation):
+    clip = moving(folder / "run/run_g9_c0.avi")
+    index = build_index(folder, definition, 1)
+    kept = INPUT.frame_store.model_copy(update={"short_side": 40})
+    input = INPUT.model_copy(update={"interpolation": interpolation, "frame_store": kept})
+    held = store(index, input)
+    decoded = torch.from_numpy(read_frames(clip, [5], 40, interpolation)[0]).permute(2, 0, 1)
+    frame = decode_jpeg(encode_jpeg(decoded, 95))
+    assert torch.equal(torch.from_numpy(held.read("run/run_g9_c0.avi", [5])[0]).permute(2, 0, 1), frame)
+
+    split = make_split(index, definition, "split1").assign(subset="train")
+    dataset = ClipDataset(index, split, folder, ("train",), input, False, 0, store=held)
+    first = dataset.test_views(dataset.clip_ids.index("run/run_g9_c0.avi"))[0, 0]
+    shown = torch.from_numpy(held.read("run/run_g9_c0.avi", [1])[0]).permute(2, 0, 1)
+    smaller = v2.functional.resize(shown, [32], interpolation=v2.InterpolationMode(interpolation), antialias=True)
+    assert torch.equal(first, v2.functional.center_crop(smaller, [24, 24]))
 
 
 def test_what_decides_no_pixel_makes_no_store_stale(store, index, tmp_path):
     store()
     other = index.assign(label=1 - index["label"], group="x", fps=1.0).sample(frac=1, random_state=0)
-    assert FrameStore(tmp_path / "frames", other, 32, 95).read(index["clip_id"][0], [0]).size
+    assert FrameStore(tmp_path / "frames", other, INPUT).read(index["clip_id"][0], [0]).size
 
 
 def test_a_clip_that_changed_since_it_was_indexed_is_refused(store, index, folder, video):
@@ -256,10 +296,10 @@ def test_shards_and_processes_leave_no_trace(index, folder, store, tmp_path, mon
     shares = []
     for shard in range(3):
         with pytest.raises(MissingInput):
-            FrameStore(tmp_path / "shared", index, 32, 95)
+            FrameStore(tmp_path / "shared", index, INPUT)
         settings = INPUT.model_copy(update={"frame_store": INPUT.frame_store.model_copy(update={"shards": 3})})
         shares.append(write_store(tmp_path / "shared", index, folder, settings, shard)["packs"])
-    assert sorted(itertools.chain(*shares)) == sorted(pack.path.name for pack in packs(tmp_path, index, 32, 95))
+    assert sorted(itertools.chain(*shares)) == sorted(pack.path.name for pack in packs(tmp_path, index, INPUT))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
     for path in (tmp_path / "whole").glob("*.frames"):
         for other in ("helped", "shared"):
@@ -284,7 +324,7 @@ def test_killed_it_goes_on(empty_project, dvfl_command, tmp_path):
     config = empty_project.config(values)
     file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     write_index(build_index(root, config.dataset_definitions["colours"], 1), paths.index_path("colours"))
-    place = Path("results/data/colours/frames/32px_q90")
+    place = Path("results/data/colours/frames/32px_bilinear_q90")
     job = dvfl_command("frames", "colours", "--config", file, "--workers", "2")
     try:
         deadline = time.monotonic() + 120
@@ -301,7 +341,7 @@ def test_killed_it_goes_on(empty_project, dvfl_command, tmp_path):
     (place / f".{next(iter(before)).split('.')[0]}.left.frames").write_bytes(b"half")
     again = dvfl_command("frames", "colours", "--config", file)
     said = again.communicate()[1]
-    assert again.returncode == 0 and "colours 32px_q90: " in said, said
+    assert again.returncode == 0 and "colours 32px_bilinear_q90: " in said, said
     after = files(place)
     assert len(after) == 3 and before.items() <= after.items()
     assert [path.name for path in place.glob("*.json")] == ["0of1.json"]

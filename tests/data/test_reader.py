@@ -9,6 +9,8 @@ import wave
 import av
 import numpy as np
 import pytest
+import torch
+from torchvision.transforms import v2
 
 from dvfl.data.errors import UnreadableClip
 from dvfl.data.reader import probe, read_frames, scaled_size
@@ -85,6 +87,26 @@ def test_a_phone_clip_stands_upright(video):
     info = probe(path)
     assert (info.height, info.width) == (64, 48)
     assert read_frames(path, [0], short_side=24).shape == (1, 32, 24, 3)
+
+
+def test_frames_are_resized_as_the_interpolation_says(tmp_path):
+    """FFmpeg's two are nearer to torchvision's of the same name than to its other."""
+    path = tmp_path / "noise.avi"
+    levels = np.random.default_rng(0).integers(60, 200, (96, 128, 1), np.uint8).repeat(3, axis=2)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 96, 128, "yuv444p"
+        file.mux(stream.encode(av.VideoFrame.from_ndarray(levels, format="rgb24")))
+        file.mux(stream.encode())
+    whole = torch.from_numpy(read_frames(path, [0])).permute(0, 3, 1, 2)
+    theirs = {
+        name: v2.functional.resize(whole, [40], interpolation=v2.InterpolationMode(name), antialias=True).float()
+        for name in ("bilinear", "bicubic")
+    }
+    for name, other in (("bilinear", "bicubic"), ("bicubic", "bilinear")):
+        ours = torch.from_numpy(read_frames(path, [0], 40, name)).permute(0, 3, 1, 2).float()
+        assert 2 * (ours - theirs[name]).abs().mean() < (ours - theirs[other]).abs().mean()
+    assert np.array_equal(read_frames(path, [0], 40), read_frames(path, [0], 40, "bilinear"))
 
 
 def noise(path, frames=30, **options):

@@ -5,16 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms import v2
 
 from dvfl.config import InputConfig
-from dvfl.data.transforms import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    TestTransform,
-    TrainTransform,
-    mix_batch,
-    normalise,
-)
+from dvfl.data.transforms import TestTransform, TrainTransform, mix_batch, normalise
+from dvfl.randomness import torch_seeded
 
 SMALL = InputConfig(frames=4, img_size=32, short_side=36)
 ALL_ON = SMALL.model_copy(update={"flip": 1.0, "color_jitter": 1.0, "greyscale": 1.0})
@@ -103,15 +98,39 @@ def test_centre_and_three_crops_lie_where_they_should():
         TestTransform(SMALL, crops=2)
 
 
-def test_normalise():
-    views = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 3, 1, 1)
-    expected = [
-        (value / 255 - mean) / std for value, mean, std in zip((0, 128, 255), IMAGENET_MEAN, IMAGENET_STD, strict=True)
-    ]
-    out = normalise(views)
+# The three below compare with torchvision alone, its own defaults and ImageNet's constants written out: a default that
+# changes is found.
+
+
+@pytest.mark.parametrize("chosen", [{}, {"interpolation": "bicubic"}], ids=["default", "bicubic"])
+def test_a_training_view_is_torchvisions(chosen):
+    settings = SMALL.model_copy(update=chosen)
+    how = {"interpolation": v2.InterpolationMode.BICUBIC} if chosen else {}
+    frames = clip(60, 90)
+    plain = v2.functional.resize(torch.from_numpy(frames).permute(0, 3, 1, 2), [36], antialias=True, **how)
+    with torch_seeded(0, "a"):
+        cropped = v2.RandomResizedCrop((32, 32), scale=(0.5, 1.0), ratio=(0.75, 4 / 3), antialias=True, **how)(plain)
+        expected = v2.RandomHorizontalFlip(0.5)(cropped)
+    assert torch.equal(TrainTransform(settings, allow_flip=True)(frames, (0, "a")), expected)
+
+
+@pytest.mark.parametrize("chosen", [{}, {"interpolation": "bicubic"}], ids=["default", "bicubic"])
+def test_a_test_view_is_torchvisions(chosen):
+    settings = SMALL.model_copy(update=chosen)
+    how = {"interpolation": v2.InterpolationMode.BICUBIC} if chosen else {}
+    frames = clip(60, 90)
+    plain = v2.functional.resize(torch.from_numpy(frames).permute(0, 3, 1, 2), [36], antialias=True, **how)
+    assert torch.equal(TestTransform(settings)(frames)[0], v2.functional.center_crop(plain, [32, 32]))
+
+
+@pytest.mark.parametrize("chosen", [{}, {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.5, 1.0)}], ids=["default", "own"])
+def test_normalised_inputs_are_torchvisions(chosen):
+    views = torch.from_numpy(clip()).permute(0, 3, 1, 2)
+    by = chosen or {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    out = normalise(views, SMALL.model_copy(update=chosen))
     assert out.dtype == torch.float32
-    torch.testing.assert_close(out.flatten(), torch.tensor(expected))
-    assert normalise(views.expand(2, 5, 4, 3, 1, 1)).shape == (2, 5, 4, 3, 1, 1)
+    assert torch.equal(out, v2.Normalize(**by)(views / 255))
+    assert normalise(views.expand(2, 5, 4, 3, 48, 64), SMALL).shape == (2, 5, 4, 3, 48, 64)
 
 
 def mixed(address, batch=6, **changes):

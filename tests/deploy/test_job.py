@@ -102,7 +102,28 @@ def test_the_file_says_how_it_is_to_be_used(taught, runtimes, colour_clips):
     clip = colour_clips / "green/green_g0_c0.avi"
     views = read_test_views(clip, probe(clip).frames, InputConfig(frames=2, img_size=32, short_side=32))
     by_hand = (views.numpy() / 255 - np.reshape(about["mean"], (3, 1, 1))) / np.reshape(about["std"], (3, 1, 1))
-    np.testing.assert_allclose(by_hand, normalise(views).numpy(), atol=1e-6)
+    np.testing.assert_allclose(by_hand, normalise(views, InputConfig()).numpy(), atol=1e-6)
+
+
+def test_an_exported_run_says_its_own_values_and_not_the_configs_of_today(project, runtimes, colour_clips):
+    from dvfl.config import InputConfig
+    from dvfl.deploy.onnx_file import read_about
+    from dvfl.deploy.runtimes import load
+    from dvfl.evaluate.job import predict_clip
+
+    own = {"mean": [0.3, 0.4, 0.5], "std": [0.2, 0.5, 1.0], "interpolation": "bicubic"}
+    project.train("teacher", {"input": own | {"frames": 3}})  # another size: no other test's graph is taken for it
+    report = export(project, "float32")  # of a config that has the defaults
+    about = read_about(report["file"])
+    assert {key: about[key] for key in own} == own and "(bicubic, antialiased)" in about["preprocessing"]
+    assert about["frames"] == 3
+    clip = colour_clips / "green/green_g0_c0.avi"
+    shown = InputConfig(frames=about["frames"], img_size=32, short_side=32, interpolation=about["interpolation"])
+    views = read_test_views(clip, probe(clip).frames, shown).numpy() / 255
+    by_hand = (views - np.reshape(about["mean"], (3, 1, 1))) / np.reshape(about["std"], (3, 1, 1))
+    logits = load(report["file"], "onnxruntime", "float32", threads=1)(by_hand.astype(np.float32))[0]
+    probabilities = dict(zip(about["classes"], np.exp(logits) / np.exp(logits).sum(), strict=True))
+    assert probabilities == pytest.approx(dict(predict_clip(clip, RUN)), abs=1e-5)
 
 
 def test_no_place_on_this_machine_is_in_the_file(taught, runtimes):

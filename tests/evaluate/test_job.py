@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torchvision.transforms import v2
 
 from dvfl import paths
-from dvfl.config import EvaluateConfig, InputConfig
+from dvfl.config import EvaluateConfig, InputConfig, merge
 from dvfl.data.clips import read_test_views
 from dvfl.data.errors import UnreadableClip
 from dvfl.data.index import read_index
+from dvfl.data.reader import read_frames
 from dvfl.data.splits import read_split
 from dvfl.errors import UserError
 from dvfl.evaluate import job, scoring
@@ -54,7 +56,7 @@ def test_probabilities_are_means_over_the_views_of_the_protocol(taught, clips, c
     for row in table.itertuples():
         views = read_test_views(root / row.clip_id, 6, shown, clips, crops)
         assert len(views) == clips * crops
-        expected = view_probabilities(model, views, torch.device("cpu")).mean(0).numpy()
+        expected = view_probabilities(model, views, shown, torch.device("cpu")).mean(0).numpy()
         np.testing.assert_allclose(row.probabilities, expected, atol=1e-6)
 
 
@@ -109,9 +111,34 @@ def test_a_clip_is_answered_with_its_most_probable_classes(taught, colour_clips)
     assert values == sorted(values, reverse=True) and sum(values) == pytest.approx(1)
     model, _ = load_network(RUN / "weights.safetensors")
     shown = InputConfig.model_validate(read_json(RUN / "run.json")["settings"]["input"])
-    expected = view_probabilities(model, read_test_views(clip, 6, shown), torch.device("cpu"))[0]
+    expected = view_probabilities(model, read_test_views(clip, 6, shown), shown, torch.device("cpu"))[0]
     assert values[0] == pytest.approx(expected.max().item())
     assert job.predict_clip(clip, RUN, top=1) == answers[:1]
+
+
+OWN = {"input": {"interpolation": "bicubic", "mean": [0.3, 0.4, 0.5], "std": [0.2, 0.5, 1.0]}}
+
+
+def test_a_run_is_tested_and_asked_with_its_own_interpolation_mean_and_deviation(project, colour_clips, monkeypatch):
+    """Seen at the network: both show what torchvision makes of the clip with the run's own values."""
+    values = merge(OWN, {"input": {"short_side": 40}})
+    project.train("student", values)
+    config = project.config(values)
+    run = project.run(config)
+    seen: list[torch.Tensor] = []
+
+    def watched(path):
+        model, network = load_network(path)
+        model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+        return model, network
+
+    monkeypatch.setattr("dvfl.models.weights.load_network", watched)
+    clip_id = clips_of("test")[0]
+    job.test_run(config, run)
+    job.predict_clip(colour_clips / clip_id, run.directory)
+    frames = torch.from_numpy(read_frames(colour_clips / clip_id, [1, 4], 40, "bicubic")).permute(0, 3, 1, 2)
+    expected = v2.Normalize([0.3, 0.4, 0.5], [0.2, 0.5, 1.0])(v2.functional.center_crop(frames, [32, 32]) / 255)
+    assert torch.equal(seen[0][0], expected) and torch.equal(seen[-1][0], expected)
 
 
 def test_the_command_prints_the_top_classes(taught, colour_clips, command):
@@ -202,20 +229,21 @@ def test_batch_size_does_not_change_what_is_predicted(taught):
 def test_a_dropped_batch_is_neither_predicted_nor_missed(taught):
     clips = clips_of("test")
     size = len(clips) - 1
-    table = predictions(taught, drop_last=True, batch_size=size)
+    views = {"clips": 2, "crops": 3, "batch_size": 4, "drop_last": size}  # of clips, whatever their views
+    table = predictions(taught, **views)
     assert table["clip_id"].tolist() == clips[:size]
-    config = taught.config({"evaluate": {"drop_last": True, "batch_size": size}})
+    config = taught.config({"evaluate": views})
     scoring.score_run(config, taught.run(config, "teacher"))
     scores = read_json(RUN / "scores.json")
-    assert (scores["n_clips"], scores["clips_dropped"]) == (size, 1)
+    assert (scores["n_clips"], scores["clips_dropped"], scores["views"]) == (size, 1, "2x3")
     whole = taught.config()
     with pytest.raises(ValueError, match="have no prediction"):  # where nothing is dropped, a clip is missed
         scoring.score_run(whole, taught.run(whole, "teacher"))
 
 
 def test_dropping_everything_is_refused(taught):
-    with pytest.raises(UserError, match=r"do not fill one batch of evaluate\.batch_size"):
-        predictions(taught, drop_last=True, batch_size=1000)
+    with pytest.raises(UserError, match=r"evaluate\.drop_last: the clips \(\d+\) do not fill one batch of 1000"):
+        predictions(taught, drop_last=1000)
 
 
 def test_random_frames_are_those_of_several_views_alone(taught):

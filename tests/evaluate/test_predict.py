@@ -7,14 +7,19 @@ import pytest
 import torch
 from torch import nn
 
-from dvfl.config import EvaluateConfig
+from dvfl.config import EvaluateConfig, InputConfig
 from dvfl.evaluate.predict import predict_dataset, view_probabilities
 
 CPU = torch.device("cpu")
 
 
+INPUT = InputConfig()
+
+
 class Clips:
     """Stands for a ClipDataset: clip i's view v is one level of grey everywhere."""
+
+    input = INPUT
 
     def __init__(self, count: int = 7):
         self.clip_ids = [f"class/{i}.avi" for i in range(count)]
@@ -43,7 +48,7 @@ class Steep(nn.Module):
 
 def test_probabilities_of_a_view_are_its_softmax_in_double_precision():
     views = torch.randint(0, 256, (4, 2, 3, 4, 4), dtype=torch.uint8)
-    probabilities = view_probabilities(Steep(), views, CPU)
+    probabilities = view_probabilities(Steep(), views, INPUT, CPU)
     assert probabilities.dtype == torch.float64 and probabilities.shape == (4, 3)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(4, dtype=torch.float64))
 
@@ -60,9 +65,20 @@ def test_every_clip_is_predicted_once_with_the_mean_over_its_views(batch_size, c
     for i, found in enumerate(table["probabilities"]):
         views = dataset.test_views(i, clips, crops)
         assert len(views) == clips * crops
-        expected = view_probabilities(Steep(), views, CPU).mean(0)
+        expected = view_probabilities(Steep(), views, INPUT, CPU).mean(0)
         assert found == pytest.approx(expected.tolist(), abs=1e-6)
         assert sum(found) == pytest.approx(1.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("count", [7, 8])
+@pytest.mark.parametrize(("clips", "crops", "batch_size"), [(1, 1, 32), (4, 3, 2), (4, 3, 32), (4, 3, 60)])
+def test_a_batch_of_two_that_is_dropped_counts_clips_and_not_views(count, clips, crops, batch_size):
+    """As released: two clips with all their views, so an odd number loses one clip and an even one none."""
+    dataset = Clips(count)
+    evaluate = EvaluateConfig(clips=clips, crops=crops, batch_size=batch_size, drop_last=2)
+    tested = predict_dataset(Steep(), dataset, evaluate, CPU)["clip_id"].tolist()
+    assert tested == dataset.clip_ids[: count - count % 2]
+    assert dataset.asked == list(range(count - count % 2))
 
 
 def test_it_is_probabilities_that_are_averaged_and_not_logits():
@@ -70,7 +86,7 @@ def test_it_is_probabilities_that_are_averaged_and_not_logits():
     views = torch.stack([Clips(3).test_views(i, 4, 3) for i in range(3)]).flatten(0, 1)
     from dvfl.data.transforms import normalise
 
-    of_mean_logits = Steep()(normalise(views)).view(3, 12, 3).mean(1).softmax(1)
+    of_mean_logits = Steep()(normalise(views, INPUT)).view(3, 12, 3).mean(1).softmax(1)
     assert not np.allclose(np.stack(table["probabilities"].to_list()), of_mean_logits.numpy(), atol=0.01)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from dvfl import steps
 from dvfl.config import ConfigError
@@ -74,6 +75,31 @@ def assert_distilled(project, values: dict[str, Any], model: str) -> None:
 @pytest.mark.parametrize("model", ["mc3_18", "timm/test_resnet"])
 def test_a_video_focalnet_teaches_another_family(taught, model):
     assert_distilled(taught, {"student": network(model)}, model)
+
+
+def test_a_teacher_of_another_family_sees_what_its_student_sees(taught, monkeypatch):
+    """Normalised by the config's values, whatever the family."""
+    from dvfl.models import per_frame
+    from dvfl.models.video_focalnet import VideoFocalNet
+
+    seen: dict[str, list[torch.Tensor]] = {"teacher": [], "student": []}
+    for role, model in (("teacher", VideoFocalNet), ("student", per_frame.PerFrame)):
+
+        def watched(self, clips, role=role, forward=model.forward):
+            seen[role].append(clips.detach().clone())
+            return forward(self, clips)
+
+        monkeypatch.setattr(model, "forward", watched)
+    values = {
+        "student": network("timm/test_resnet"),
+        "input": {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0], "views": None, "flip": 0.5},
+        "distill": {"targets": "online", "teacher_gate": False},
+    }
+    taught.train("distilled", values)
+    shown = seen["student"][1:]  # the first is a black clip, to try the model
+    steps = [clips for clips in shown if len(clips) == 6]
+    assert steps and all(clips.min() >= 0 and clips.max() <= 1 and clips.max() > 0.5 for clips in steps)
+    assert all(any(torch.equal(clips, other) for other in seen["teacher"]) for clips in steps)
 
 
 def test_an_image_model_teaches_a_video_focalnet(project):

@@ -720,7 +720,7 @@ def test_the_best_epoch_on_test_is_the_one_that_is_reported(project):
     from dvfl.evaluate.job import test_run
     from dvfl.evaluate.scoring import score_run
 
-    values = {"protocol": "as_released", "student": {"train": {"epochs": 4}}, "evaluate": {"drop_last": False}}
+    values = {"protocol": "as_released", "student": {"train": {"epochs": 4}}, "evaluate": {"drop_last": None}}
     directory = project.train("student", values)
     table = history(directory)
     assert len(table["test_top1"]) == 4 and table["test_top1"].notna().all()

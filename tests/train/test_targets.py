@@ -96,6 +96,8 @@ def test_every_temperature_alpha_and_divergence_reads_one_store(taught, monkeypa
 
 STALE = {
     "input": {"input": MIXED["input"] | {"flip": 0.1}},
+    "mean": {"input": MIXED["input"] | {"mean": [0.5, 0.5, 0.5]}},
+    "interpolation": {"input": MIXED["input"] | {"interpolation": "bicubic"}},
     "batch plan": {"train": {"batch_size": 6}},
     "mixing": {"student": {"train": {**MIXED["student"]["train"], "mixup": 0.4}}},
     "epochs": {"student": {"train": {**MIXED["student"]["train"], "epochs": 4}}},

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from dvfl.config import InputConfig
+
 CLASSES = 3
 
 
@@ -12,6 +14,7 @@ class Views:
     """Stands for a ClipDataset: clip i of class i mod 3 is bright in channel i mod 3."""
 
     classes = ("blue", "green", "red")
+    input = InputConfig()
 
     def __init__(self, count: int = 12, seed: int = 0):
         self.labels = np.arange(count) % CLASSES

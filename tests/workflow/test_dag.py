@@ -146,7 +146,7 @@ def test_frames_are_stored_where_the_config_says_so(tmp_path):
     file.write_text(yaml.safe_dump({"input": {"frame_store": {"shards": 3}}}))
     said = snakemake(tmp_path, "-n", "-p", "--cores", "2", "--configfile", str(file)).stdout
     assert re.search(r"^frames +3$", said, flags=re.M)  # whatever the number of clips
-    assert "dvfl frames motions --store 36px_q90 --shard 2 --workers" in said
+    assert "dvfl frames motions --store 36px_bilinear_q90 --shard 2 --workers" in said
     assert not re.search(r"^frames ", snakemake(tmp_path, "-n", "--cores", "2").stdout, flags=re.M)
 
 
