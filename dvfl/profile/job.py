@@ -43,11 +43,12 @@ def profile_one(config: Config, model: str, threads: int, larger: bool = False) 
         plugins=config.plugins,
         exported=settings.exported,
     )
+    key = steps.profile_settings(config, model)
     version = dict(zip(("commit", "dirty"), code_version(), strict=True))
     path = paths.profile_path(f"larger_batches/{model}" if larger else model)
     with Tracker.open_named(
         config.tracking,
-        outbox_directory(path.with_suffix(""), steps.profile_settings(config, model)),
+        outbox_directory(path.with_suffix(""), key),
         experiment=f"dvfl/{experiment}",
         name=path.with_suffix("").relative_to(paths.RESULTS).as_posix(),
         tags={"rule": "profile", **version},
@@ -59,7 +60,7 @@ def profile_one(config: Config, model: str, threads: int, larger: bool = False) 
         for form in profile.get("exported", []):
             for batch in form["batches"]:
                 tracker.metrics(_named(f"{form['runtime']}.{form['precision']}.batch{batch['batch']}", batch))
-        profile |= version | {"mlflow_run_id": tracker.run_id}
+        profile |= version | {"mlflow_run_id": tracker.run_id, "key": key}
         write_json(path, profile)
         tracker.artifact(path)
     return profile

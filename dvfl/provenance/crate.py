@@ -60,6 +60,7 @@ def pack(config: Config, out: Path, with_weights: bool = False) -> list[Record]:
     files = [*_tables_and_figures(), *_data(records, runs), *(profile.path for profile in profiles)]
     files += [record.directory / name for record in runs for name in _OF_RUN]
     files += [record.directory / WEIGHTS for record in runs if with_weights]
+    files += [note for record in (*runs, *profiles) if (note := record.delivery_note)]
     packed = {file: _add(crate, file, file.as_posix()) for file in files if file.is_file()}
     for name in _OF_PROJECT:
         _add(crate, PROJECT / name, name)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dvfl.files import sha256
-from dvfl.report.results import read_json
+from dvfl.report.results import mlflow_id, outbox_of, read_json
+from dvfl.track import delivery_note
 
 WEIGHTS = "weights.safetensors"
 FOLDERS = ("runs", "ablation", "pretraining")
@@ -17,10 +18,11 @@ FOLDERS = ("runs", "ablation", "pretraining")
 
 @dataclass(frozen=True)
 class Record:
-    """A `run.json`, or the JSON of a profile, and where it lies."""
+    """A `run.json`, or the JSON of a profile, and where it lies in which folder of results."""
 
     path: Path
     about: dict[str, Any]
+    results: Path
 
     @property
     def directory(self) -> Path:
@@ -32,8 +34,14 @@ class Record:
 
     @property
     def id(self) -> str:
-        """Its MLflow id; empty where it was not tracked."""
-        return self.about.get("mlflow_run_id") or ""
+        """Its MLflow id; empty where it was not tracked, or not delivered yet."""
+        return mlflow_id(self.path, self.about, self.results)
+
+    @property
+    def delivery_note(self) -> Path | None:
+        """Where its MLflow id is kept if MLflow could not be reached when it ended."""
+        late = not self.about.get("mlflow_run_id")
+        return delivery_note(outbox_of(self.path, self.about, self.results)) if late else None
 
 
 class Records:
@@ -48,15 +56,20 @@ class Records:
         """By directory. What jobs keep to go on with, or for each other, lies in `*.resume` and is no run."""
         files = [file for folder in FOLDERS for file in sorted((self.results / folder).rglob("run.json"))]
         files = [file for file in files if not any(part.endswith(".resume") for part in file.parts)]
-        return {file.parent: Record(file, read_json(file)) for file in files}
+        return {file.parent: Record(file, read_json(file), self.results) for file in files}
 
     @cached_property
     def profiles(self) -> list[Record]:
-        return [Record(file, read_json(file)) for file in sorted((self.results / "profile").rglob("*.json"))]
+        files = sorted((self.results / "profile").rglob("*.json"))
+        return [Record(file, read_json(file), self.results) for file in files]
 
     @cached_property
     def by_id(self) -> dict[str, Record]:
-        return {record.id: record for record in (*self.runs.values(), *self.profiles) if record.id}
+        return {id: record for record in self.all if (id := record.id)}
+
+    @property
+    def all(self) -> list[Record]:
+        return [*self.runs.values(), *self.profiles]
 
     def place(self, promised: str | Path) -> Path:
         """Where a path that a run wrote down (`results/…`) lies under this folder."""

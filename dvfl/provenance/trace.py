@@ -49,6 +49,7 @@ def trace_row(table: Path, row: int) -> dict[str, Any]:
         "runs": [trace_run(records, record) for record in found if not record.is_profile],
         "profiles": [_profile(record) for record in found if record.is_profile],
         "files": [] if found else _files(records, values),
+        "without_id": [str(record.path) for record in records.all if not record.id],
     }
 
 
@@ -152,6 +153,9 @@ def as_tree(traced: dict[str, Any]) -> Tree:
         tree.add(_line(file["path"], f"sha256 {file['sha256']}"))
     if not (traced["runs"] or traced["profiles"] or traced["files"]):
         tree.add(Text("no run: this number was not tested here"))
+    if traced["without_id"]:
+        late = f"{len(traced['without_id'])} runs, {traced['without_id'][0]} for one: MLflow has not been reached since"
+        tree.add(_line("without id", f"{late}; `dvfl tables` delivers them and writes their ids into the tables"))
     return tree
 
 

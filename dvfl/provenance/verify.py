@@ -247,11 +247,17 @@ def _tables(config: Config) -> Iterator[Check]:
         if not path.is_file():
             yield Check("tables", path.as_posix(), False, "is not there")
             continue
+        late = 0
         try:
-            said = list(_cells(_read(path), _read(StringIO(as_csv(build(config)))), "from the runs"))
+            there, now = _read(path), _read(StringIO(as_csv(build(config))))
+            there, late = _with_late_ids(there, now)
+            said = list(_cells(there, now, "from the runs"))
         except _BROKEN as error:
             said = [f"cannot be built again: {error}"]
         yield Check("tables", path.as_posix(), not said, _few(said))
+        if late:
+            said = f"{late} rows are without run ids that MLflow gave since; `dvfl tables` writes them"
+            yield Check("tables", path.as_posix(), None, said)
     path = folder / "all.csv"
     try:
         there = _read(path)
@@ -262,6 +268,15 @@ def _tables(config: Config) -> Iterator[Check]:
     except _BROKEN as error:
         said = [f"cannot be compared: {error}"]
     yield Check("tables", path.as_posix(), not said, _few(said))
+
+
+def _with_late_ids(there: pd.DataFrame, now: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """The table as it would be had MLflow been reached when it was made, and how many rows that changes."""
+    if len(there) != len(now) or "run_ids" not in there or "run_ids" not in now:
+        return there, 0
+    ids = zip(there["run_ids"].str.split(";"), now["run_ids"].str.split(";"), strict=True)
+    late = np.array([one != other and set(one) - {""} < set(other) for one, other in ids], dtype=bool)
+    return there.assign(run_ids=there["run_ids"].mask(late, now["run_ids"])), int(late.sum())
 
 
 def _read(source: Path | StringIO) -> pd.DataFrame:

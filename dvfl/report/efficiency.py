@@ -11,7 +11,7 @@ from dvfl.config import Config
 from dvfl.evaluate.statistics import median_interval
 from dvfl.report.inputs import model_of, profiled_models
 from dvfl.report.published import model_claims
-from dvfl.report.results import read_profile
+from dvfl.report.results import profile_ids, read_profile
 from dvfl.report.rows import setting, table_frame
 
 # Arms that the paper trains each size in, for the rows of paper-size models.
@@ -52,21 +52,21 @@ def build_efficiency(config: Config) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for model, arms in models.items():
         arm = ", ".join(arms) or PAPER_ARMS.get(model, "")
-        for row in _model_rows(profiles[model]):
+        for row in _model_rows(profiles[model], {"run_ids": profile_ids([model])}):
             published = claims.get((model, row["metric"]))
             rows.append({"model": model, "arm": arm, "published": published} | row)
     for teacher, student in _pairs(config):
         published = {}
         if (teacher, student) == ("video_focalnet_base", "vfl_net"):
             published = {"gmacs_ratio": claims.get((student, "compute_reduction_vs_teacher"))}
+        names = {"model": f"{teacher} / {student}", "arm": "teacher / student"}
+        names["run_ids"] = profile_ids([teacher, student])
         for row in _ratio_rows(profiles[teacher], profiles[student]):
-            names = {"model": f"{teacher} / {student}", "arm": "teacher / student"}
             rows.append(names | {"published": published.get(row["metric"])} | row)
     return table_frame("efficiency", rows)
 
 
-def _model_rows(profile: Profile) -> Iterator[dict[str, Any]]:
-    ids = {"run_ids": profile.get("mlflow_run_id") or ""}
+def _model_rows(profile: Profile, ids: dict[str, str]) -> Iterator[dict[str, Any]]:
     fixed = {"setting": _input(profile)} | ids
     for metric, unit, key, factor in _OF_MODEL:
         yield fixed | {"metric": metric, "unit": unit, "value": profile[key] * factor}
@@ -105,8 +105,7 @@ def _interval_of_ratio(batch: dict[str, Any], other: dict[str, Any]) -> dict[str
 
 def _ratio_rows(teacher: Profile, student: Profile) -> Iterator[dict[str, Any]]:
     """How many times the student's the teacher's is."""
-    ids = [teacher.get("mlflow_run_id"), student.get("mlflow_run_id")]
-    row = {"unit": "ratio", "run_ids": ";".join(each for each in ids if each)}
+    row = {"unit": "ratio"}
     for key in ("params", "gmacs"):
         ratio = teacher[key] / student[key]
         yield row | {"setting": _input(student), "metric": f"{key}_ratio", "value": ratio}

@@ -11,8 +11,9 @@ import pandas as pd
 
 from dvfl.errors import UserError
 from dvfl.files import required
-from dvfl.paths import index_path, profile_path, split_path, study_directory
+from dvfl.paths import RESULTS, index_path, profile_path, split_path, study_directory
 from dvfl.run import Run
+from dvfl.track import outbox_directory, run_id
 
 
 class ReportError(UserError):
@@ -68,8 +69,29 @@ def groups_of(dataset: str, clip_ids: pd.Series) -> np.ndarray:
 
 def run_ids(runs: list[Run]) -> str:
     """MLflow ids of the runs in the order given, joined by ';'; empty where none was tracked."""
-    ids = (read_record(run).get("mlflow_run_id") for run in dict.fromkeys(runs))
+    ids = (mlflow_id(run.directory / "run.json", read_record(run)) for run in dict.fromkeys(runs))
     return ";".join(each for each in ids if each)
+
+
+def profile_ids(models: list[str]) -> str:
+    """The same of the profiles of models."""
+    ids = (mlflow_id(profile_path(model), read_profile(model)) for model in models)
+    return ";".join(each for each in ids if each)
+
+
+def mlflow_id(record: Path, about: dict[str, Any], results: Path = RESULTS) -> str:
+    """MLflow's id of a run or a profile, whose `run.json` or JSON holds `about`.
+
+    Where MLflow could not be reached when it was written, the id is where the outbox was delivered to since; empty as
+    long as it was not. The record itself stays as it is: other files rest on it.
+    """
+    return about.get("mlflow_run_id") or run_id(outbox_of(record, about, results)) or ""
+
+
+def outbox_of(record: Path, about: dict[str, Any], results: Path = RESULTS) -> Path:
+    """Folder of the outboxes of a run or a profile; see `mlflow_id`."""
+    made = record.parent if record.name == "run.json" else record.with_suffix("")
+    return outbox_directory(made, about.get("key", ""), results)
 
 
 def read_json(path: Path) -> dict[str, Any]:

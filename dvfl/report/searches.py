@@ -14,7 +14,7 @@ from dvfl.files import required
 from dvfl.paths import trials_path
 from dvfl.report.accuracy import Row, views
 from dvfl.report.inputs import model_of
-from dvfl.report.results import read_json
+from dvfl.report.results import mlflow_id, read_json
 from dvfl.report.rows import in_percent, plain, setting
 
 UNITS = {"latency_ms": "ms", "gmacs": "GMACs"}
@@ -41,7 +41,7 @@ def search_rows(config: Config, dataset: str, study: str) -> Iterator[Row]:
                 chosen="yes" if trial["chosen"] else None,
             ),
             "n_seeds": 1,
-            "run_ids": trial["mlflow_run_id"] if finished and not _missing(trial["mlflow_run_id"]) else "",
+            "run_ids": _run_id(trial["run"]) if finished else "",
         }
         if not finished:
             seen = None if _missing(trial["last_top1"]) else 100 * trial["last_top1"]
@@ -60,6 +60,11 @@ def read_trials(dataset: str, study: str) -> pd.DataFrame:
 def _interval(run: str) -> Interval:
     top1 = read_json(Path(run) / "scores.json")["metrics"]["top1"]
     return Interval(*(top1[key] for key in ("value", "ci_low", "ci_high")))
+
+
+def _run_id(run: str) -> str:
+    record = Path(run) / "run.json"
+    return mlflow_id(record, read_json(record))
 
 
 def _last(key: str) -> str:

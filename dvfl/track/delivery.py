@@ -27,14 +27,13 @@ from dvfl.track.store import (
     PARENT_TAG,
     bin_twins,
     connect,
-    describe,
     ensure_study_run,
     experiment_id,
     find_or_create_run,
     store_key,
     study_id,
-    warn,
 )
+from dvfl.track.trouble import describe, warn
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,9 +43,14 @@ FILE = "delivered.json"
 Record = dict[str, Any]
 
 
-def run_id(outbox: Outbox, tracking: TrackingConfig) -> str | None:
-    """MLflow's id of the run; None as long as MLflow has not been reached."""
-    return _load(outbox.directory, tracking)["run_id"]
+def run_id(directory: Path, tracking: TrackingConfig | None = None) -> str | None:
+    """MLflow's id of the run whose outbox lies in the folder; None as long as MLflow has not been reached.
+
+    tracking: names the store. Without it the id is that of the store that had the run first, so that it stays.
+    """
+    if tracking is not None:
+        return _load(directory, tracking)["run_id"]
+    return next((state["run_id"] for state in _states(directory).values() if state["run_id"]), None)
 
 
 def pending(outbox: Outbox, tracking: TrackingConfig) -> bool:
@@ -173,13 +177,15 @@ def _is_refusal(error: Exception) -> bool:
 
 
 def _load(directory: Path, tracking: TrackingConfig) -> dict[str, Any]:
-    path = directory / FILE
-    states = read_json(path) if path.exists() else {}
     fresh = {"uri": redact(tracking.uri), "run_id": None, "offset": 0, "refused": []}
-    return states.get(store_key(tracking.uri), fresh)
+    return _states(directory).get(store_key(tracking.uri), fresh)
 
 
 def _save(directory: Path, tracking: TrackingConfig, state: dict[str, Any]) -> None:
+    write_json(directory / FILE, _states(directory) | {store_key(tracking.uri): state})
+
+
+def _states(directory: Path) -> dict[str, dict[str, Any]]:
+    """By store, the one that was reached first first."""
     path = directory / FILE
-    states = read_json(path) if path.exists() else {}
-    write_json(path, states | {store_key(tracking.uri): state})
+    return read_json(path) if path.exists() else {}

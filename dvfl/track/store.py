@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -20,6 +19,7 @@ from dvfl.config import TrackingConfig
 from dvfl.files import atomic
 from dvfl.paths import RESULTS
 from dvfl.redaction import redact
+from dvfl.track.trouble import attempt, warn
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -138,9 +138,11 @@ def find_or_create_run(
     experiment: MLflow's id of the experiment. shared: whether other processes may ask for it, too.
     """
     with store_lock(tracking) if shared else nullcontext():
-        found = client.search_runs([experiment], _ours(unique_id), max_results=1, order_by=["start_time"])
+        found = client.search_runs([experiment], _ours(unique_id), order_by=["start_time"])
         if found:
-            return found[0].info.run_id
+            first, *twins = (each.info.run_id for each in found)
+            _bin(client, experiment, first, twins)
+            return first
         tags = {**(tags or {}), ID_TAG: unique_id}
         run = client.create_run(experiment, start_time=start_ms, tags=tags, run_name=name)
         return run.info.run_id
@@ -149,13 +151,20 @@ def find_or_create_run(
 def bin_twins(client: MlflowClient, run: str, unique_id: str) -> None:
     """Deletes the other runs with our id.
 
-    They are empty: each was made by a request that was given up and made again, since the answer
-    did not come, and that was carried out all the same.
+    Each was made by a request that was given up and made again, since the answer did not come, and
+    that was carried out all the same; nothing was ever logged to it.
     """
     experiment = client.get_run(run).info.experiment_id
-    for found in client.search_runs([experiment], _ours(unique_id)):
-        if found.info.run_id != run:
-            client.delete_run(found.info.run_id)
+    found = client.search_runs([experiment], _ours(unique_id))
+    _bin(client, experiment, run, [each.info.run_id for each in found if each.info.run_id != run])
+
+
+def _bin(client: MlflowClient, experiment: str, run: str, twins: Iterable[str]) -> None:
+    """Deletes the twins of a run. A study's may have trials already, which go to the one that stays."""
+    for twin in twins:
+        for child in client.search_runs([experiment], f"tags.`{PARENT_TAG}` = '{twin}'"):
+            client.set_tag(child.info.run_id, PARENT_TAG, run)
+        client.delete_run(twin)
 
 
 def _ours(unique_id: str) -> str:
@@ -177,33 +186,26 @@ def prepare(tracking: TrackingConfig, studies: Mapping[str, Iterable[str]]) -> d
     """Creates the store, the experiments and the studies' parent runs before parallel use.
 
     studies: names of studies by data set; a data set without studies has none. May be repeated.
-    Where the store cannot be reached, says so, and leaves the work to the first delivery.
+    Where the store cannot be reached, or not within PATIENCE_FOR_ALL seconds, says so, and leaves
+    the work to the first delivery.
 
     Returns what `results/tracking/ready.json` holds: uri (without credentials), reachable, and
     MLflow's ids by name.
     """
-    ready: dict[str, Any] = {"uri": redact(tracking.uri), "reachable": True, "experiments": {}}
-    try:
+    found: dict[str, Any] = {}
+
+    def create() -> None:
         client = connect(tracking)
         for dataset, names in studies.items():
             experiment = experiment_id(client, tracking, experiment_name(dataset))
             runs = {name: ensure_study_run(client, tracking, experiment, name) for name in names}
-            ready["experiments"][experiment_name(dataset)] = {"id": experiment, "studies": runs}
-    except Exception as error:  # whatever is wrong with MLflow must not stop the work
-        ready["reachable"] = False
-        warn(f"{describe(error)}; runs are kept and delivered when MLflow is back", tracking)
-    return ready
+            found[experiment_name(dataset)] = {"id": experiment, "studies": runs}
+
+    trouble = attempt(create)
+    if trouble:
+        warn(f"{trouble}; runs are kept and delivered when MLflow is back", tracking)
+    return {"uri": redact(tracking.uri), "reachable": trouble is None, "experiments": dict(found)}
 
 
 def experiment_name(dataset: str) -> str:
     return f"dvfl/{dataset}"
-
-
-def describe(error: Exception) -> str:
-    """One line about an error, without credentials."""
-    text = " ".join(redact(str(error)).split())
-    return f"{type(error).__name__}: {text[:200]}{'…' if len(text) > 200 else ''}"
-
-
-def warn(message: str, tracking: TrackingConfig) -> None:
-    print(f"dvfl: tracking at {redact(tracking.uri)}: {message}", file=sys.stderr, flush=True)

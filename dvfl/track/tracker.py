@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from types import TracebackType
 from typing import Any
 
@@ -17,10 +18,12 @@ from dvfl.paths import RESULTS, study_directory
 from dvfl.run import Run
 from dvfl.track import delivery
 from dvfl.track.outbox import FILE, Outbox, find_outboxes, now_ms
-from dvfl.track.store import describe, experiment_name, study_id, warn
+from dvfl.track.store import experiment_name, study_id
+from dvfl.track.trouble import attempt, describe, warn
 from dvfl.train.provenance import code_version
 
-OUTBOXES = RESULTS / "tracking"
+FOLDER = "tracking"
+OUTBOXES = RESULTS / FOLDER
 # A delivery that was waited for t seconds is followed by at least 19 t without one, so that however
 # slow MLflow is, and however often it fails, training gives it no more than a twentieth of its time.
 SHARE = 1 / 20
@@ -29,12 +32,12 @@ PATIENCE = 10.0  # seconds that are waited for a delivery; one that takes longer
 PATIENCE_FOR_ID = 60.0
 
 
-def outbox_directory(run_directory: Path, key: str = "") -> Path:
+def outbox_directory(run_directory: Path, key: str = "", results: Path = RESULTS) -> Path:
     """Where the outboxes of a run lie: a place of their own, since Snakemake removes outputs.
 
-    key: of the settings and inputs that the run was made with.
+    key: of the settings and inputs that the run was made with. results: the folder of results that holds the run.
     """
-    return OUTBOXES / run_directory.relative_to(RESULTS) / key
+    return results / FOLDER / run_directory.relative_to(results) / key
 
 
 class Tracker:
@@ -157,9 +160,9 @@ class Tracker:
     @property
     def run_id(self) -> str | None:
         """MLflow's id of the run; None where MLflow cannot be reached (see `run_id` for later)."""
-        if delivery.run_id(self.outbox, self.tracking) is None:
+        if delivery.run_id(self.outbox.directory, self.tracking) is None:
             self._deliver(patience=PATIENCE_FOR_ID)
-        return delivery.run_id(self.outbox, self.tracking)
+        return delivery.run_id(self.outbox.directory, self.tracking)
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Settings, by dotted keys. The first value of a key stands; a later one becomes a tag."""
@@ -235,13 +238,23 @@ def open_tracker(config: Config, run: Run, key: str, rule: str, reopen: bool = F
     return Tracker.open(config.tracking, run, outbox_directory(run.directory, key), tags=tags, reopen=reopen)
 
 
-def run_id(directory: Path, tracking: TrackingConfig) -> str | None:
+def run_id(directory: Path, tracking: TrackingConfig | None = None) -> str | None:
     """MLflow's id of the last run whose outbox lies in the folder that `Tracker.open` was given.
 
-    None where there is none, or it has not been delivered.
+    tracking: names the store; without it the id is that of the store that had the run first, so that it stays. None
+    where there is no outbox, or it has not been delivered.
     """
-    outboxes = _outboxes(directory)
-    return delivery.run_id(outboxes[-1], tracking) if outboxes else None
+    note = delivery_note(directory)
+    return delivery.run_id(note.parent, tracking) if note else None
+
+
+def delivery_note(directory: Path) -> Path | None:
+    """The file that keeps the id of the last run whose outbox lies in the folder; it may not be there yet.
+
+    It is all that `run_id` needs: a packed result has it without the outbox.
+    """
+    numbered = [path for path in directory.glob("*/") if path.name.isdecimal()]
+    return max(numbered, key=lambda path: int(path.name)) / delivery.FILE if numbered else None
 
 
 def _outboxes(directory: Path) -> list[Outbox]:
@@ -251,22 +264,35 @@ def _outboxes(directory: Path) -> list[Outbox]:
 
 
 def deliver_pending(tracking: TrackingConfig, root: Path | None = None) -> int:
-    """Delivers what is pending in all outboxes under `root` (results/tracking).
+    """Delivers what is pending in all outboxes under `root` (results/tracking), for PATIENCE_FOR_ALL seconds at most.
 
     Runs that are being made meanwhile are left to themselves where they are delivering. Stops at
-    the first outbox that cannot be delivered, with one line that says so.
+    the first outbox that cannot be delivered, with one line that says so, and what is pending.
 
     Returns the number of outboxes with something still pending.
     """
     outboxes = [Outbox(path) for path in find_outboxes(root or OUTBOXES)]
-    waiting = [box for box in outboxes if box.opening and delivery.pending(box, tracking)]
-    for outbox in waiting:
-        try:
-            delivery.deliver(outbox, tracking)
-        except Timeout:
-            continue
-        except Exception as error:  # the outbox keeps it; whoever called has other work to do
-            kept = sum(delivery.pending(box, tracking) for box in waiting)
-            warn(f"{describe(error)}; {kept} runs wait to be delivered", tracking)
-            break
-    return sum(delivery.pending(box, tracking) for box in waiting)
+    waiting = _pending([box for box in outboxes if box.opening], tracking)
+    if not waiting:
+        return 0
+    given_up = Event()
+
+    def deliver_all() -> None:
+        for outbox in waiting:
+            if given_up.is_set():
+                return  # nothing new is begun beside the work that follows
+            with suppress(Timeout):  # another process delivers this one now
+                delivery.deliver(outbox, tracking)
+
+    trouble = attempt(deliver_all)
+    given_up.set()
+    kept = _pending(waiting, tracking)
+    if trouble and kept:
+        of = f"{len(kept)} of {len(outboxes)} runs still to be delivered, {kept[0].opening['name']} for one"
+        then = "the next `dvfl tables` or `dvfl ui` goes on; until then a run may lack its id in the tables"
+        warn(f"{trouble}; {of}; {then}", tracking)
+    return len(kept)
+
+
+def _pending(outboxes: list[Outbox], tracking: TrackingConfig) -> list[Outbox]:
+    return [box for box in outboxes if delivery.pending(box, tracking)]

@@ -10,12 +10,15 @@ from collections import Counter
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess as Process
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import jinja2
 import optuna
 import pandas as pd
 import pytest
-from optuna.distributions import FloatDistribution
+from docutils.core import publish_parts
+from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
 from dvfl import paths, plan
@@ -29,6 +32,7 @@ from dvfl.files import read_json
 from dvfl.report import style
 from dvfl.report.figures.tuning import draw
 from dvfl.run import Run
+from dvfl.steps import PICTURES
 from dvfl.train.loop import Diverged
 from tests.ablate import postgres
 from tests.ablate.mine import MINE
@@ -590,25 +594,47 @@ def test_trials_are_trained_on_train_and_judged_on_validation_to_the_tables_and_
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_pictures_show_every_trial_and_hide_none():
-    """The worst trials are drawn in a colour, legends lie outside, and epochs are whole though looked at but once."""
+    """The worst trials are drawn in a colour, legends lie outside, and what is whole has whole ticks, as epochs do that
+    were looked at but once."""
     study = optuna.create_study(direction="maximize")
-    distributions = {"alpha": FloatDistribution(0, 1), "lr": FloatDistribution(1e-4, 1e-2, log=True)}
+    distributions = {
+        "alpha": FloatDistribution(0, 1),
+        "clips_per_class": IntDistribution(2, 4),
+        "lr": FloatDistribution(1e-4, 1e-2, log=True),
+    }
     for number, top1 in enumerate((25.0, 75.0, 100.0)):
-        params = {"alpha": number / 2, "lr": 10.0 ** (-4 + number)}
+        params = {"alpha": number / 2, "clips_per_class": (3, 4, 2)[number], "lr": 10.0 ** (-4 + number)}
         looks = {6: top1}
         trial = create_trial(value=top1, params=params, distributions=distributions, intermediate_values=looks)
         study.add_trial(trial)
     with style.style():
-        history, parallel, intermediate = (
-            draw(study, name, ["top1"]) for name in ("history", "parallel", "intermediate")
-        )
-        for figure in (history, parallel, intermediate):
+        drawn = {name: draw(study, name, ["top1"]) for name in PICTURES if name != "pareto"}
+        for figure in drawn.values():
             figure.canvas.draw()
+    history, parallel, intermediate = (drawn[name] for name in ("history", "parallel", "intermediate"))
     axes = history.axes[0]
     assert axes.get_legend().get_window_extent().y0 >= axes.get_window_extent().y1
     (lines,) = parallel.axes[0].collections
     assert max(min(colour[:3]) for colour in lines.get_colors()) < 0.9
     assert [tick for tick in intermediate.axes[0].get_xticks() if tick % 1] == []
+    of_clips = [axes.xaxis for name in ("slice", "contour") for axes in drawn[name].axes]
+    of_clips = [axis for axis in of_clips if axis.get_label_text() == "clips_per_class"]
+    of_clips += [axes.yaxis for axes in parallel.axes if axes.get_ylim() == (2, 4)]
+    assert len(of_clips) == 3
+    for axis in of_clips:
+        assert {2, 3, 4} <= set(axis.get_ticklocs()) and not [tick for tick in axis.get_ticklocs() if tick % 1]
+
+
+@pytest.mark.parametrize("picture", PICTURES)
+def test_every_picture_has_a_caption_of_its_own(picture):
+    """As Snakemake renders it for its report."""
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
+    source = (Path(__file__).parents[2] / "workflow/report/tune_figure.rst").read_text()
+    wildcards = {"dataset": "colours", "study": "search", "picture": picture}
+    text = environment.from_string(source).render(snakemake=SimpleNamespace(wildcards=SimpleNamespace(**wildcards)))
+    html = publish_parts(text, writer="html")["body"]
+    told, about = html.strip().split("</p>\n<p>")
+    assert told.startswith("<p><strong>") and "Study search on colours" in about
 
 
 def test_a_trial_on_two_processes_is_pruned(project, command):

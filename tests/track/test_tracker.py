@@ -31,6 +31,7 @@ from dvfl.track import (
     outbox_directory,
     prepare,
     run_id,
+    trouble,
     ui_command,
     ui_environment,
 )
@@ -141,7 +142,7 @@ def test_a_run_arrives(local: TrackingConfig, capfd: pytest.CaptureFixture) -> N
     id_in_mlflow = train(local, a_run())
     (run,) = stored_runs(local)
     assert_complete(local, run)
-    assert run.info.run_id == id_in_mlflow == run_id(place(a_run()), local)
+    assert run.info.run_id == id_in_mlflow == run_id(place(a_run()), local) == run_id(place(a_run()))
     assert run.info.run_name == "s1/as_described/student/seed0"
     assert capfd.readouterr() == ("", "")  # MLflow is silent
 
@@ -280,6 +281,31 @@ def test_trials_are_nested_under_their_study(local: TrackingConfig) -> None:
         assert tags["mlflow.parentRunId"] == runs[trial.study].info.run_id
 
 
+@pytest.mark.parametrize("before", ["a trial", "the study"])
+def test_a_study_that_was_made_twice_keeps_its_trials_together(local: TrackingConfig, before: str) -> None:
+    """The answer to its creation was lost; a trial may have found either of the two."""
+    store = client(local)
+    prepare(local, {"motions": []})
+    (experiment,) = [each for each in store.search_experiments() if each.name == "dvfl/motions"]
+    trial, later = (a_run(seed, study="sweep", trial="t") for seed in (0, 1))
+    now = int(time.time() * 1000)
+    if before == "a trial":  # the first request was carried out only after another had made the study
+        train(local, trial)
+    twins = [
+        store.create_run(experiment.experiment_id, start, {"dvfl.id": "study:sweep", "study": "sweep"}, "sweep")
+        for start in (now - 60_000, now)
+    ]
+    train(local, trial)
+    train(local, later)
+    runs = stored_runs(local)
+    assert sorted(run.info.run_name for run in runs).count("sweep") == 1
+    (parent,) = [run.info.run_id for run in runs if run.info.run_name == "sweep"]
+    assert parent == twins[0].info.run_id
+    nested = [run for run in runs if run.info.run_name != "sweep"]
+    assert [run.data.tags["mlflow.parentRunId"] for run in nested] == [parent] * len(nested)
+    assert len(nested) == (3 if before == "a trial" else 2)
+
+
 # ------------------------------------------------------------------------------------------ a store in trouble
 
 
@@ -343,7 +369,27 @@ def test_a_server_that_hangs_does_not_hold_up_training(
     assert deliver_pending(local) == 0
     (run,) = stored_runs(local)
     assert_complete(local, run)
-    assert run_id(place(a_run()), local) == run.info.run_id
+    assert run_id(place(a_run()), local) == run_id(place(a_run())) == run.info.run_id
+
+
+@pytest.mark.parametrize("server", ["silent_server", "trickling_server"])
+def test_a_server_that_hangs_holds_up_a_command_no_longer_than_is_said(
+    local: TrackingConfig, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, server: str
+) -> None:
+    """However many runs are pending; each would be waited for the 30 s of a request, or for ever."""
+    for seed in range(3):
+        train(local, a_run(seed))
+    monkeypatch.setattr(trouble, "PATIENCE_FOR_ALL", 1.0)
+    with globals()[server]() as address:
+        tracking = TrackingConfig(uri=address)
+        begin = time.monotonic()
+        assert prepare(tracking, {"motions": ["sweep"]})["reachable"] is False
+        assert deliver_pending(tracking) == 3
+        assert time.monotonic() - begin < 5
+    prepared, delivered = capfd.readouterr().err.splitlines()
+    assert "not done within 1 s; runs are kept" in prepared
+    assert "not done within 1 s; 3 of 3 runs still to be delivered, s1/as_described/student/seed0 for one" in delivered
+    assert "`dvfl tables` or `dvfl ui`" in delivered
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from matplotlib.category import StrCategoryFormatter, StrCategoryLocator
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from optuna.distributions import IntDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import TrialState, create_trial
@@ -95,9 +96,10 @@ def _importance(study: optuna.Study) -> Figure:
 
 
 def _slice(study: optuna.Study) -> Figure:
-    cells = np.atleast_1d(pictures.plot_slice(study, params=_ranked(study)[: MOST + 1], target_name=LABELS["top1"]))
+    ranked, whole = _ranked(study)[: MOST + 1], _whole(study)
+    cells = np.atleast_1d(pictures.plot_slice(study, params=ranked, target_name=LABELS["top1"]))
     for cell in cells:
-        _few_ticks(cell.xaxis)
+        _few_ticks(cell.xaxis, cell.get_xlabel() in whole)
         _slanted(cell)
         if isinstance(names := cell.xaxis.get_major_formatter(), StrCategoryFormatter):  # Optuna quotes them
             cell.set_xticks(list(names._units.values()), [name.strip("'") for name in names._units])
@@ -108,12 +110,12 @@ def _contour(study: optuna.Study) -> Figure:
     if len(ranked := _ranked(study)) < 2:
         return style.note("contour: needs two keys that all trials have, with more than one value each")
     cells = np.atleast_2d(pictures.plot_contour(study, params=ranked[:MOST], target_name=LABELS["top1"]))
-    last = len(cells) - 1
+    last, keys, whole = len(cells) - 1, sorted(ranked[:MOST]), _whole(study)  # Optuna draws them in this order
     for (row, column), cell in np.ndenumerate(cells):
         if last == 0:
             break
-        _few_ticks(cell.xaxis)
-        _few_ticks(cell.yaxis)
+        _few_ticks(cell.xaxis, keys[column] in whole)
+        _few_ticks(cell.yaxis, keys[row] in whole)
         _slanted(cell)
         # Cells share their axes, so names and values stand at the margin alone.
         cell.set_xlabel(cell.get_xlabel() if row == last else "")
@@ -126,9 +128,16 @@ def _parallel(study: optuna.Study) -> Figure:
     axes = pictures.plot_parallel_coordinate(study, target_name=LABELS["top1"])
     for lines in axes.collections:  # the worst trials would be white on white
         lines.set_cmap(ListedColormap(lines.get_cmap()(np.linspace(0.25, 1, 256))))
+    keys, whole = [label.get_text() for label in axes.get_xticklabels()][1:], _whole(study)
+    upright = [each for each in axes.figure.axes if each is not axes and each.get_label() != "<colorbar>"]
+    for key, each in zip(keys, upright, strict=True):
+        each.spines["right"].set_visible(True)
+        _few_ticks(each.yaxis, key in whole)
+    _few_ticks(axes.yaxis)
+    for label in axes.get_xticklabels():
+        label.set(horizontalalignment="left", rotation_mode="anchor")
     for each in axes.figure.axes:
         each.grid(False)
-        _few_ticks(each.yaxis)
         for label in each.get_yticklabels():
             label.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6})
     return _restyled([axes], 3.6)
@@ -174,7 +183,13 @@ def _legend_above(axes: Axes) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
 
 
-def _few_ticks(axis: Axis) -> None:
+def _whole(study: optuna.Study) -> set[str]:
+    """Keys whose values are whole numbers."""
+    trials = study.get_trials(deepcopy=False)
+    return {key for trial in trials for key, of in trial.distributions.items() if isinstance(of, IntDistribution)}
+
+
+def _few_ticks(axis: Axis, whole: bool = False) -> None:
     """Ticks that do not run into each other in a small cell; names of choices stay, all of them."""
     if axis.get_scale() == "log":
         low, high = sorted(axis.get_view_interval())
@@ -183,7 +198,7 @@ def _few_ticks(axis: Axis) -> None:
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
     elif not isinstance(axis.get_major_locator(), FixedLocator | StrCategoryLocator):
-        axis.set_major_locator(MaxNLocator(4))
+        axis.set_major_locator(MaxNLocator(4, integer=whole))
 
 
 def _slanted(cell: Axes) -> None:
