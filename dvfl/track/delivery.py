@@ -31,7 +31,6 @@ from dvfl.track.store import (
     experiment_id,
     find_or_create_run,
     store_key,
-    study_id,
 )
 from dvfl.track.trouble import describe, warn
 
@@ -87,16 +86,8 @@ def _begin(client: MlflowClient, outbox: Outbox, tracking: TrackingConfig) -> st
     tags = dict(opening["tags"])
     if opening["study"]:
         tags[PARENT_TAG] = ensure_study_run(client, tracking, experiment, opening["study"])
-    return find_or_create_run(
-        client,
-        tracking,
-        experiment,
-        opening["id"],
-        opening["name"],
-        tags=tags,
-        start_ms=opening["time"],
-        shared=opening["id"] == study_id(opening["name"]),
-    )
+    id, name, begun = (opening[key] for key in ("id", "name", "time"))
+    return find_or_create_run(client, tracking, experiment, id, name, tags=tags, start_ms=begun)
 
 
 def _requests(records: Iterable[tuple[Record, int]]) -> Iterator[list[tuple[Record, int]]]:

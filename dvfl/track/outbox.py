@@ -67,17 +67,16 @@ class Outbox:
         name: str,
         study: str = "",
         tags: Mapping[str, Any] | None = None,
-        unique_id: str = "",
     ) -> Outbox:
         """A new outbox in an empty or missing folder.
 
-        study: whose trial it is. unique_id: finds the run in MLflow again; drawn unless given.
+        study: whose trial it is.
         """
         directory.mkdir(parents=True, exist_ok=True)
         outbox = cls(directory)
         outbox._append(
             kind="open",
-            id=unique_id or uuid.uuid4().hex,
+            id=uuid.uuid4().hex,
             experiment=experiment,
             name=name,
             study=study,

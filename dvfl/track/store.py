@@ -174,12 +174,9 @@ def _ours(unique_id: str) -> str:
 def ensure_study_run(client: MlflowClient, tracking: TrackingConfig, experiment: str, study: str) -> str:
     """MLflow's id of a study's parent run, created once. experiment: MLflow's id of it."""
     tags = {"study": study}
-    return find_or_create_run(client, tracking, experiment, study_id(study), study, tags=tags, shared=True)
-
-
-def study_id(study: str) -> str:
-    """Our id of a study's parent run; there is one in an experiment."""
-    return f"study:{study}"
+    run = find_or_create_run(client, tracking, experiment, f"study:{study}", study, tags=tags, shared=True)
+    client.set_terminated(run)  # what holds the trials does nothing itself, and no one trial is the last
+    return run
 
 
 def prepare(tracking: TrackingConfig, studies: Mapping[str, Iterable[str]]) -> dict[str, Any]:

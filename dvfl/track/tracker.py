@@ -14,11 +14,11 @@ from filelock import Timeout
 
 from dvfl.config import Config, TrackingConfig
 from dvfl.errors import Stopped
-from dvfl.paths import RESULTS, study_directory
+from dvfl.paths import RESULTS
 from dvfl.run import Run
 from dvfl.track import delivery
 from dvfl.track.outbox import FILE, Outbox, find_outboxes, now_ms
-from dvfl.track.store import experiment_name, study_id
+from dvfl.track.store import experiment_name
 from dvfl.track.trouble import attempt, describe, warn
 from dvfl.train.provenance import code_version
 
@@ -91,26 +91,6 @@ class Tracker:
         )
 
     @classmethod
-    def open_study(
-        cls,
-        tracking: TrackingConfig,
-        dataset: str,
-        study: str,
-        *,
-        tags: Mapping[str, Any] | None = None,
-    ) -> Tracker:
-        """The tracker of a study's parent run, for what was found from all its trials."""
-        return cls.open_named(
-            tracking,
-            outbox_directory(study_directory(dataset, study)),
-            experiment=experiment_name(dataset),
-            name=study,
-            tags={"study": study, **(tags or {})},
-            unique_id=study_id(study),
-            reopen=True,
-        )
-
-    @classmethod
     def open_named(
         cls,
         tracking: TrackingConfig,
@@ -120,12 +100,11 @@ class Tracker:
         name: str,
         study: str = "",
         tags: Mapping[str, Any] | None = None,
-        unique_id: str = "",
         reopen: bool = False,
     ) -> Tracker:
         """The tracker of work that is no run of the plan, such as a profile; see `open`.
 
-        study: under whose parent run it is nested. unique_id: of an MLflow run that may exist.
+        study: under whose parent run it is nested.
         """
         outboxes = _outboxes(directory)
         outbox = outboxes[-1] if outboxes else None
@@ -139,7 +118,6 @@ class Tracker:
                 name=name,
                 study=study,
                 tags=tags,
-                unique_id=unique_id,
             )
         tracker = cls(tracking, outbox)
         tracker.flush()
