@@ -14,7 +14,7 @@ from dvfl.plan import final_runs, trial_runs
 from dvfl.report.accuracy import shown_splits
 from dvfl.report.contrasts import main_arms
 from dvfl.report.inputs import FIGURES, TABLES
-from dvfl.report.results import read_record
+from dvfl.report.results import ReportError, read_record
 from dvfl.report.rows import select, setting_parts
 from dvfl.run import Run
 
@@ -23,11 +23,15 @@ _LINES_AT_MOST = 12
 
 
 def summary(config: Config, tables: Mapping[str, pd.DataFrame], commit: str | None = None) -> RenderableType:
-    """A rich renderable. `tables` needs accuracy and efficiency; `commit` is the current one."""
+    """A rich renderable. `tables` needs accuracy and efficiency; `commit` is the current one.
+
+    Raises ReportError where the tables are not those of the config.
+    """
     parts: list[RenderableType] = []
     for dataset in config.datasets:
         for split in shown_splits(config, dataset):
             accuracy = select(tables["accuracy"], dataset=dataset, split=split)
+            _check_arms(config, f"{dataset}, {split}", accuracy)
             parts.append(_table(config, f"{dataset}, {split}", accuracy, tables["efficiency"]))
             parts.append(Text(gain_sentence(config, accuracy)))
             parts.append(Text())
@@ -90,6 +94,15 @@ def reported_runs(config: Config) -> list[Run]:
         for run in trial_runs(config, dataset, study)
     ]
     return list(dict.fromkeys([*final_runs(config), *trials]))
+
+
+def _check_arms(config: Config, title: str, accuracy: pd.DataFrame) -> None:
+    missing = [arm for arm in config.arms if select(accuracy, arm=arm, metric="top1").empty]
+    if missing:
+        raise ReportError(
+            f"{TABLES}/accuracy.csv: holds no {missing[0]} of {title}, so it was made with another config; give that "
+            f"one with --config, or make the tables of this one (`dvfl results`)"
+        )
 
 
 def _table(config: Config, title: str, accuracy: pd.DataFrame, efficiency: pd.DataFrame) -> Table:

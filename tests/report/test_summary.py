@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from dvfl.report.results import ReportError
 from dvfl.report.summary import gain_sentence, summary
 from dvfl.report.tables import TABLES
 
@@ -29,6 +30,13 @@ def test_numbers_gain_and_places(tables, make_config):
     assert "one teacher for all" in " ".join(text.split())
     assert "results/tables/all.csv" in text and "results/figures/" in text and "dvfl ui" in text
     assert "were made by" not in text
+
+
+def test_tables_of_another_config_are_no_answer(tables, make_config):
+    accuracy = tables["accuracy"]
+    others = tables | {"accuracy": accuracy[accuracy["arm"] != "student"]}
+    with pytest.raises(ReportError, match=r"accuracy\.csv: holds no student of motions, split1, .*--config"):
+        summary(make_config(), others, COMMIT)
 
 
 @pytest.mark.parametrize(
