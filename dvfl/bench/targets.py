@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dvfl.bench.pairs import Sides, Sizes, pair, seconds
-from dvfl.config import DistillConfig, TrainConfig
+from dvfl.config import DistillConfig, InputConfig, TrainConfig
 from dvfl.distill.target_store import TargetStore
 from dvfl.distill.targets import OnlineTargets, StoredTargets, TeacherTargets
 from dvfl.distill.task import DistillationTask, frozen
@@ -39,6 +39,7 @@ class RandomClips:
             0, 256, (clips, frames, 3, img_size, img_size), dtype=torch.uint8, generator=generator
         )
         self.labels = np.arange(clips, dtype=np.int64) % num_classes
+        self.input = InputConfig(frames=frames, img_size=img_size, short_side=img_size)
 
     def __len__(self) -> int:
         return len(self.views)

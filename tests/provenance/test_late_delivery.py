@@ -11,6 +11,7 @@ import pytest
 
 from dvfl import plan, steps
 from dvfl.evaluate import job as evaluation
+from dvfl.evaluate import scoring
 from dvfl.profile.job import profile_one
 from dvfl.track import deliver_pending
 from dvfl.train.job import train_run
@@ -31,7 +32,7 @@ def store(finished) -> Path:
         shutil.rmtree(folder)
     train_run(config, run)
     evaluation.test_run(config, run)
-    evaluation.score_run(config, run)
+    scoring.score_run(config, run)
     for model in steps.profiled_models(config):
         profile_one(config, model, threads=1)
     return file
