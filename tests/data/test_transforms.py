@@ -102,12 +102,16 @@ def test_centre_and_three_crops_lie_where_they_should():
 # changes is found.
 
 
-@pytest.mark.parametrize("chosen", [{}, {"interpolation": "bicubic"}], ids=["default", "bicubic"])
-def test_a_training_view_is_torchvisions(chosen):
-    settings = SMALL.model_copy(update=chosen)
+def resized_plainly(chosen):
     how = {"interpolation": v2.InterpolationMode.BICUBIC} if chosen else {}
     frames = clip(60, 90)
     plain = v2.functional.resize(torch.from_numpy(frames).permute(0, 3, 1, 2), [36], antialias=True, **how)
+    return SMALL.model_copy(update=chosen), how, frames, plain
+
+
+@pytest.mark.parametrize("chosen", [{}, {"interpolation": "bicubic"}], ids=["default", "bicubic"])
+def test_a_training_view_is_torchvisions(chosen):
+    settings, how, frames, plain = resized_plainly(chosen)
     with torch_seeded(0, "a"):
         cropped = v2.RandomResizedCrop((32, 32), scale=(0.5, 1.0), ratio=(0.75, 4 / 3), antialias=True, **how)(plain)
         expected = v2.RandomHorizontalFlip(0.5)(cropped)
@@ -116,10 +120,7 @@ def test_a_training_view_is_torchvisions(chosen):
 
 @pytest.mark.parametrize("chosen", [{}, {"interpolation": "bicubic"}], ids=["default", "bicubic"])
 def test_a_test_view_is_torchvisions(chosen):
-    settings = SMALL.model_copy(update=chosen)
-    how = {"interpolation": v2.InterpolationMode.BICUBIC} if chosen else {}
-    frames = clip(60, 90)
-    plain = v2.functional.resize(torch.from_numpy(frames).permute(0, 3, 1, 2), [36], antialias=True, **how)
+    settings, _, frames, plain = resized_plainly(chosen)
     assert torch.equal(TestTransform(settings)(frames)[0], v2.functional.center_crop(plain, [32, 32]))
 
 
