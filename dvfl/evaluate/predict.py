@@ -10,6 +10,7 @@ from dvfl.config import EvaluateConfig, InputConfig
 from dvfl.data.clips import ClipDataset, iterate_test
 from dvfl.data.transforms import normalise
 from dvfl.errors import UserError
+from dvfl.models.inference import for_inference
 from dvfl.train.distributed import ALONE, Processes
 
 
@@ -33,7 +34,7 @@ def predict_dataset(
 
     Raises UserError where the clips do not fill one batch of those whose last is left out.
     """
-    model.eval()
+    model = for_inference(model)
     rows = []
     batches = iterate_test(
         dataset,

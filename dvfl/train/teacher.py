@@ -19,6 +19,7 @@ from dvfl.distill.targets import CachedTargets, OnlineTargets, StoredTargets, Te
 from dvfl.distill.task import DistillationTask, frozen
 from dvfl.distill.teacher_head import initialise_classifier
 from dvfl.files import MissingInput, sha256
+from dvfl.models.inference import for_inference
 from dvfl.models.plugins import plugin_file
 from dvfl.models.weights import load_network
 from dvfl.progress import Progress
@@ -39,7 +40,8 @@ def load_teacher(weights: str, settings: RunSettings, recipe: Recipe) -> nn.Modu
     network = frozen(network.to(recipe.device))
     if recipe.train.compile:
         compile_network(network)
-    return network
+        return network
+    return for_inference(network)
 
 
 @dataclass(frozen=True)
