@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-import pandas as pd
 import torch
 
 from dvfl import plan
 from dvfl.ablate import tune
-from dvfl.ablate.study import open_study, record_trial
+from dvfl.ablate.study import open_study, record_trial, validation_curve
 from dvfl.config import Config
 from dvfl.errors import Pruned
 from dvfl.evaluate.job import test_run
@@ -32,20 +31,13 @@ def run_trial(config: Config, run: Run, wait: bool = False) -> float:
     open_study(config, run.dataset, run.study)  # a database that refuses says so before hours of training
     train_run(config, run, wait)
     value = _top1(config, run)
-    record_trial(config, run, value, _curve(run))
+    record_trial(config, run, value, validation_curve(run))
     return value
 
 
 def _top1(config: Config, run: Run) -> float:
     test_run(config, run)
     return score_run(config, run)["metrics"]["top1"]["value"]
-
-
-def _curve(run: Run) -> dict[int, float]:
-    """Validation top-1 by epoch, as far as it was looked at."""
-    history = pd.read_csv(run.directory / "history.csv")
-    curve = history.set_index("epoch")["val_top1"].dropna() if "val_top1" in history else {}
-    return {int(epoch): float(top1) for epoch, top1 in dict(curve).items()}
 
 
 # ----------------------------------------------------------------------------------------------------------- searching
@@ -68,7 +60,7 @@ def run_worker(config: Config, dataset: str, study: str, worker: int, wait: bool
         top1 = _top1(of_trial, run)
         trial.set_user_attr("mlflow_run_id", read_json(run.directory / "run.json")["mlflow_run_id"])
         if watch is not None:
-            watch.complete(_curve(run))
+            watch.complete(validation_curve(run))
         return [top1, *(_cost(of_trial, run, objective) for objective in settings.objectives[1:])]
 
     return tune.work(config, dataset, study, worker, answer, made_from(config, dataset, study), wait)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import optuna
+import pandas as pd
 from filelock import FileLock
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -64,6 +65,29 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | str | None) else str(value)
 
 
+def record_missing(config: Config, dataset: str, study: str) -> None:
+    """Records finished trials that the storage lacks.
+
+    A kill while a trial takes the place of its earlier outcome may cost the storage others; their files stand.
+    """
+    recorded = {trial.user_attrs["run"] for trial in recorded_trials(config, dataset, study)}
+    for run in plan.trial_runs(config, dataset, study):
+        if str(run) not in recorded:
+            record_trial(config, run, top1(run), validation_curve(run))
+
+
+def top1(run: Run) -> float:
+    """On the subset that the trial was scored on, as a fraction."""
+    return read_json(required(run.directory / "scores.json"))["metrics"]["top1"]["value"]
+
+
+def validation_curve(run: Run) -> dict[int, float]:
+    """Validation top-1 by epoch, as far as it was looked at."""
+    history = pd.read_csv(run.directory / "history.csv")
+    curve = history.set_index("epoch")["val_top1"].dropna() if "val_top1" in history else {}
+    return {int(epoch): float(top1) for epoch, top1 in dict(curve).items()}
+
+
 def recorded_trials(config: Config, dataset: str, study: str) -> list[FrozenTrial]:
     return open_study(config, dataset, study).trials
 
@@ -90,9 +114,8 @@ def choose(config: Config, dataset: str, study: str) -> dict[str, Any]:
         raise ConfigError(f"ablation.studies.{study}: is evaluated on test, and test chooses nothing")
     points = study_trials(settings)
     scores: dict[str, list[float]] = {name: [] for name in points}
-    runs = plan.trial_runs(config, dataset, study)
-    for run in runs:
-        scores[run.trial].append(read_json(required(run.directory / "scores.json"))["metrics"]["top1"]["value"])
+    for run in plan.trial_runs(config, dataset, study):
+        scores[run.trial].append(top1(run))
     means = {name: round(sum(values) / len(values), 10) for name, values in scores.items()}
     candidates = [name for name, point in points.items() if point.get("distill.alpha", 1) > 0]
     best = max(candidates, key=means.__getitem__)

@@ -66,6 +66,7 @@ def choose(config: Config, dataset: str, study: str) -> None:
     """Write what a study chooses on the validation subset: choice.json; of one that searches, also trials.csv."""
     from dvfl import paths
     from dvfl.ablate.study import choose as choose_values
+    from dvfl.ablate.study import record_missing
     from dvfl.ablate.tune import finish
     from dvfl.files import write_json
 
@@ -73,6 +74,7 @@ def choose(config: Config, dataset: str, study: str) -> None:
         choice = finish(config, dataset, study)
     else:
         choice = choose_values(config, dataset, study)
+        record_missing(config, dataset, study)
         write_json(paths.study_directory(dataset, study) / "choice.json", choice)
     for each in choice.get("best", [choice]):
         say(f"{dataset} {study}: chose {each['trial']}, validation top-1 {each['value']:.1%}")

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dvfl import plan
-from dvfl.config import Config
+from dvfl import paths, plan
+from dvfl.config import Config, digest
 from dvfl.data.reader import probe
 from dvfl.errors import UserError
-from dvfl.files import atomic, write_json
+from dvfl.files import atomic, sha256, write_json
 from dvfl.run import Run, trained_input
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def test_run(config: Config, run: Run) -> None:
     """Predicts every clip that the run is evaluated on and writes predictions.parquet; on as many processes as train.
 
-    However many there are, every clip is predicted once, and the bytes are those of one process.
+    However many there are, every clip is predicted once, and the bytes are those of one process. Killed and started
+    again, it goes on with what it had a minute before.
     """
     from dvfl.train.distributed import run_on_processes
     from dvfl.train.inputs import with_choices
@@ -30,9 +31,10 @@ def test_run(config: Config, run: Run) -> None:
 
 
 def _test(processes: Processes, config: Config, run: Run) -> None:
+    from dvfl.evaluate.kept import KeptPredictions
     from dvfl.evaluate.predict import predict_dataset
     from dvfl.models.weights import load_network
-    from dvfl.train.inputs import clip_dataset, import_plugins, load_run_data, with_choices
+    from dvfl.train.inputs import clip_dataset, import_plugins, input_hashes, load_run_data, with_choices
     from dvfl.train.loop import resolve
 
     import_plugins(config)
@@ -42,13 +44,20 @@ def _test(processes: Processes, config: Config, run: Run) -> None:
     data = load_run_data(config, run)
     dataset = clip_dataset(data, settings, [settings.evaluated_on])
     recipe = resolve(settings.train, run.seed, len(data.classes))
-    model, _ = load_network(run.directory / "weights.safetensors")
+    weights = run.directory / "weights.safetensors"
+    model, _ = load_network(weights)
     evaluate = plan.evaluation(config, run)
     model.to(recipe.device)
-    predictions = predict_dataset(model, dataset, evaluate, recipe.device, settings.train.workers, processes)
+    made_from = [sha256(weights), settings.input.model_dump(), evaluate.model_dump(), dataset.clip_ids]
+    folder = paths.resume_directory(run, f"test-{digest([*made_from, input_hashes(config, run)])}")
+    with KeptPredictions(folder) as kept:
+        predictions = predict_dataset(
+            model, dataset, evaluate, recipe.device, settings.train.workers, processes, kept, f"{run.name}, test"
+        )
     if processes.first:
         with atomic(run.directory / "predictions.parquet") as partial:
             predictions.to_parquet(partial, index=False)
+        kept.remove()
 
 
 def check_motion(config: Config, run: Run, out: Path) -> None:

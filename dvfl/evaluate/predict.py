@@ -10,7 +10,9 @@ from dvfl.config import EvaluateConfig, InputConfig
 from dvfl.data.clips import ClipDataset, iterate_test
 from dvfl.data.transforms import normalise
 from dvfl.errors import UserError
+from dvfl.evaluate.kept import KeptPredictions
 from dvfl.models.inference import for_inference
+from dvfl.progress import Progress
 from dvfl.train.distributed import ALONE, Processes
 
 
@@ -27,15 +29,21 @@ def predict_dataset(
     device: torch.device,
     workers: int = 0,
     processes: Processes = ALONE,
+    kept: KeptPredictions | None = None,
+    label: str = "",
 ) -> pd.DataFrame:
     """One row a clip: clip_id, label, probabilities (C numbers, the mean over the test views).
 
-    The processes share the batches, which do not depend on how many there are; each returns all rows.
+    The processes share the batches, which do not depend on how many there are; each returns all rows. What is `kept`
+    of them is not predicted again. With a `label`, the first process says how far it is.
 
     Raises UserError where the clips do not fill one batch of those whose last is left out.
     """
     model = for_inference(model)
-    rows = []
+    kept = kept or KeptPredictions()
+    total = evaluate.tested(len(dataset))
+    share = processes.share(evaluate.batches(total))
+    left = [number for number in share if number not in kept.rows]
     batches = iterate_test(
         dataset,
         evaluate.clips,
@@ -43,18 +51,21 @@ def predict_dataset(
         evaluate.batch_size,
         workers,
         random=evaluate.frames == "random",
-        first=evaluate.tested(len(dataset)),
-        take=processes.share,
+        first=total,
+        take=lambda _: left,
     )
-    for positions, views in batches:
-        clips, views_each = views.shape[:2]
-        probabilities = view_probabilities(model, views.flatten(0, 1), dataset.input, device)
-        means = probabilities.view(clips, views_each, -1).mean(1)
-        rows += [
-            (dataset.clip_ids[position], dataset.labels[position], mean.tolist())
-            for position, mean in zip(positions, means, strict=True)
-        ]
-    rows = processes.gathered(rows)
+    with Progress(label, total, silent=not (label and processes.first)) as progress:
+        for number, (positions, views) in zip(left, batches, strict=True):
+            clips, views_each = views.shape[:2]
+            probabilities = view_probabilities(model, views.flatten(0, 1), dataset.input, device)
+            means = probabilities.view(clips, views_each, -1).mean(1)
+            rows = [
+                (dataset.clip_ids[position], dataset.labels[position], mean.tolist())
+                for position, mean in zip(positions, means, strict=True)
+            ]
+            kept.add(number, rows)
+            progress.update(min(total, processes.count * (int(positions[-1]) + 1)))
+    rows = processes.gathered([row for number in share for row in kept.rows[number]])
     if not rows:
         raise UserError(
             f"evaluate.drop_last: the clips ({len(dataset)}) do not fill one batch of {evaluate.drop_last}, and an "

@@ -210,9 +210,14 @@ class Tracker:
 
 
 def open_tracker(config: Config, run: Run, key: str, rule: str, reopen: bool = False) -> Tracker:
-    """The tracker of a run of the plan; `key` is of its settings and inputs, `rule` the work that is done."""
+    """The tracker of a run of the plan; `key` is of its settings and inputs, `rule` the work that is done.
+
+    What adds to a run says by which code under its own name, so that the run's tags stay those of its training.
+    """
     commit, dirty = code_version()
     tags = {"rule": rule, "commit": commit, "dirty": dirty, "config_hash": key}
+    if reopen:
+        tags = {f"{rule}.commit": commit, f"{rule}.dirty": dirty}
     return Tracker.open(config.tracking, run, outbox_directory(run.directory, key), tags=tags, reopen=reopen)
 
 

@@ -10,7 +10,7 @@ import yaml
 
 from dvfl import plan
 from dvfl.ablate.job import run_trial
-from dvfl.ablate.study import choose, record_trial, recorded_trials
+from dvfl.ablate.study import choose, record_missing, record_trial, recorded_trials
 from dvfl.ablate.trials import study_trials
 from dvfl.config import PROJECT, ConfigError, check_config, merge
 from dvfl.config.divergences import DivergenceName
@@ -106,10 +106,11 @@ def test_four_processes_at_once_lose_nothing():
 
 
 def scored(values: dict[str, tuple[float, float]], default: float = 0.1) -> None:
-    """scores.json of all trials: top-1 of seeds 0 and 1 by trial."""
+    """Files of all trials: top-1 of seeds 0 and 1 by trial, and a history that was never looked at."""
     for run in TRIALS:
         top1 = values.get(run.trial, (default, default))[run.seed]
         write_json(run.directory / "scores.json", {"metrics": {"top1": {"value": top1}, "top5": {"value": 1.0}}})
+        (run.directory / "history.csv").write_text("epoch,loss\n1,2.0\n")
 
 
 def test_it_chooses_the_best_mean_over_seeds_and_reports_the_baseline():
@@ -121,6 +122,17 @@ def test_it_chooses_the_best_mean_over_seeds_and_reports_the_baseline():
     assert choice["baseline"] == pytest.approx(0.4)
     assert choice["trials"]["alpha=0.2,temperature=1"] == pytest.approx(0.5)
     assert (choice["subset"], choice["metric"], choice["seeds"]) == ("validation", "top1", [0, 1])
+
+
+def test_what_a_kill_cost_the_storage_is_recorded_again():
+    scored({TRIALS[0].trial: (0.4, 0.6)})
+    record_trial(CONFIG, TRIALS[0], 0.4, {1: 0.2})
+    (TRIALS[1].directory / "history.csv").write_text("epoch,val_top1\n1,0.25\n2,0.5\n")
+    record_missing(CONFIG, "mine", "sweep")
+    assert len(recorded()) == len(recorded_trials(CONFIG, "mine", "sweep")) == len(TRIALS)
+    curves = {t.user_attrs["run"]: t.intermediate_values for t in recorded_trials(CONFIG, "mine", "sweep")}
+    assert curves[str(TRIALS[0])] == {1: 0.2}  # as it was
+    assert curves[str(TRIALS[1])] == {1: 0.25, 2: 0.5}
 
 
 def test_the_trial_without_distillation_is_never_chosen():

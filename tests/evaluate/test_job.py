@@ -18,7 +18,7 @@ from dvfl.data.index import read_index
 from dvfl.data.reader import read_frames
 from dvfl.data.splits import read_split
 from dvfl.errors import UserError
-from dvfl.evaluate import job, scoring
+from dvfl.evaluate import job, kept, scoring
 from dvfl.evaluate.predict import view_probabilities
 from dvfl.files import MissingInput, read_json, sha256
 from dvfl.models.weights import WeightsError, load_network
@@ -68,6 +68,37 @@ def test_predictions_have_the_same_bytes_whatever_the_batch_and_the_workers(taug
     assert sha256(RUN / "predictions.parquet") == once
 
 
+def test_a_test_that_was_stopped_goes_on_and_ends_with_the_same_bytes(taught, monkeypatch):
+    predictions(taught, batch_size=1)
+    whole = sha256(RUN / "predictions.parquet")
+    (RUN / "predictions.parquet").unlink()
+    shown: list[int] = []
+    monkeypatch.setattr(kept, "EVERY_SECONDS", 0)
+
+    def stopping(*arguments):
+        shown.append(1)
+        if len(shown) == 3:
+            raise KeyboardInterrupt
+        return view_probabilities(*arguments)
+
+    monkeypatch.setattr("dvfl.evaluate.predict.view_probabilities", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        predictions(taught, batch_size=1)
+    table = predictions(taught, batch_size=1)
+    assert len(shown) == len(table) + 1  # the two that were finished are not asked for again
+    assert sha256(RUN / "predictions.parquet") == whole
+    assert not list(RUN.parent.glob("seed0.resume/test-*"))
+
+
+def test_what_a_stopped_test_kept_is_not_another_tests(taught, monkeypatch):
+    monkeypatch.setattr(kept, "EVERY_SECONDS", 0)
+    monkeypatch.setattr(kept.KeptPredictions, "remove", lambda self: None)
+    once = predictions(taught)
+    assert list(RUN.parent.glob("seed0.resume/test-*"))
+    other = predictions(taught, clips=2)
+    assert once["probabilities"].iloc[0].tolist() != other["probabilities"].iloc[0].tolist()
+
+
 def test_runs_of_the_selection_stage_are_predicted_on_validation(taught):
     config = taught.config()
     run = taught.run(config, "teacher", stage="selection")
@@ -89,6 +120,21 @@ def test_scores_are_those_of_the_predictions(taught):
     written = read_json(RUN / "scores.json")
     assert written["n_clips"] == len(table)
     assert (written["subset"], written["views"], written["arm"], written["seed"]) == ("test", "1x1", "teacher", 0)
+
+
+def test_scores_join_the_mlflow_run_of_their_training_and_leave_its_tags(taught, monkeypatch):
+    from mlflow import MlflowClient  # takes seconds
+
+    config = taught.config()
+    run = taught.run(config, "teacher")
+    predictions(taught)
+    monkeypatch.setattr("dvfl.track.tracker.code_version", lambda: ("later", True))
+    scoring.score_run(config, run)
+    tracked = MlflowClient(config.tracking.uri).get_run(read_json(RUN / "run.json")["mlflow_run_id"])
+    assert tracked.data.tags["rule"] == "train"
+    assert tracked.data.tags["commit"] != "later"
+    assert (tracked.data.tags["evaluate.commit"], tracked.data.tags["evaluate.dirty"]) == ("later", "True")
+    assert "test.top1" in tracked.data.metrics
 
 
 def test_what_is_not_there_yet_is_named(project):
