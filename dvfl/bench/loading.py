@@ -1,8 +1,8 @@
 """Training samples out of the loader, one core: decord and torchvision frame by frame beside ours.
 
-The clips are rendered here: some of UCF101's size (320x240, MPEG-4 in AVI, 180 frames) and one of 10 s of 720p H.264.
-Both sides take the same frames and the same draws, so their pixels can be compared: what differs is how a frame is
-resized, and the rounding of a hue.
+The clips are rendered here, some of UCF101's size (320x240, MPEG-4 in AVI, 180 frames) and one of 10 s of 720p H.264,
+or they are the user's. Both sides take the same frames and the same draws, so their pixels can be compared: what
+differs is how a frame is resized, and the rounding of a hue.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import atexit
 import shutil
 import tempfile
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import av
@@ -23,9 +23,10 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as frame_by_frame
 
 from dvfl.bench.pairs import Sides, Sizes, Unavailable, pair
-from dvfl.config import FrameStoreConfig, InputConfig, MotionsConfig
+from dvfl.config import DatasetDefinition, FrameStoreConfig, InputConfig, MotionsConfig
 from dvfl.data.clips import ClipDataset
 from dvfl.data.frame_store import FrameStore, packs, write_pack
+from dvfl.data.index import build_index
 from dvfl.data.motions import CLASSES, render_clip
 from dvfl.data.sampling import random_segment_indices
 from dvfl.files import sha256
@@ -50,10 +51,10 @@ def input_of(sizes: Sizes) -> InputConfig:
     )
 
 
-def loading(sizes: Sizes, large: bool, stored: bool) -> Sides:
-    """One epoch over the clips, view by view."""
+def loading(sizes: Sizes, clips: str, stored: bool) -> Sides:
+    """One epoch over the clips, view by view; `clips` is one of CLIPS."""
     torch.set_num_threads(1)
-    dataset = dataset_of(sizes, large, stored)
+    dataset = dataset_of(sizes, clips, stored)
     plain = PlainLoader(dataset)
     off = max(
         (plain.view(i).float() - dataset.training_view(i, 0).float()).abs().mean().item()
@@ -103,8 +104,31 @@ class PlainLoader:
         yield from frames
 
 
-def dataset_of(sizes: Sizes, large: bool, stored: bool) -> ClipDataset:
-    """The rendered clips as training clips, decoded live or out of a frame store."""
+def dataset_of(sizes: Sizes, clips: str, stored: bool) -> ClipDataset:
+    """The clips as training clips, decoded live or out of a frame store."""
+    root, index = _own(sizes.own_clips) if clips == "own" else _all_rendered(sizes, large=clips == "720p")
+    split = pd.DataFrame({"clip_id": index["clip_id"], "subset": "train"})
+    input, store = input_of(sizes), None
+    if stored:
+        folder = _scratch() / f"frames{sizes.short_side}"
+        for pack in packs(folder, index, input):
+            if not pack.path.exists():
+                write_pack(pack, root, input)
+        store = FrameStore(folder, index, input)
+    return ClipDataset(index, split, root, ["train"], input, allow_flip=True, seed=SEED, store=store)
+
+
+@cache
+def _own(folder: str | None) -> tuple[Path, pd.DataFrame]:
+    """The usable clips of the user's folder, and their index."""
+    if folder is None:
+        raise Unavailable("it needs a folder of clips: --clips FOLDER, which holds <class>/<clip>")
+    definition = DatasetDefinition(kind="folder", root=Path(folder).resolve())
+    index = build_index(definition.root, definition, workers=1)
+    return definition.root, index[index["status"] == "ok"]
+
+
+def _all_rendered(sizes: Sizes, large: bool) -> tuple[Path, pd.DataFrame]:
     root = _scratch()
     shape = (sizes.large_height, sizes.large_frames) if large else (sizes.clip_height, sizes.clip_frames)
     paths = [_rendered(root, k, *shape, large) for k in range(1 if large else sizes.clips)]
@@ -119,15 +143,7 @@ def dataset_of(sizes: Sizes, large: bool, stored: bool) -> ClipDataset:
             "status": "ok",
         }
     )
-    split = pd.DataFrame({"clip_id": index["clip_id"], "subset": "train"})
-    input, store = input_of(sizes), None
-    if stored:
-        folder = root / f"frames{sizes.short_side}"
-        for pack in packs(folder, index, input):
-            if not pack.path.exists():
-                write_pack(pack, root, input)
-        store = FrameStore(folder, index, input)
-    return ClipDataset(index, split, root, ["train"], input, allow_flip=True, seed=SEED, store=store)
+    return root, index
 
 
 @cache
@@ -158,14 +174,16 @@ def _rendered(root: Path, number: int, height: int, frames: int, large: bool) ->
     return path
 
 
-for _large, _clip in ((False, "320x240 MPEG-4 clips"), (True, "a 10 s 720p H.264 clip")):
-    for _stored, _target in ((False, None if _large else 2.0), (True, 10.0 if _large else 5.0)):
+CLIPS = {"ucf101": "320x240 MPEG-4 clips", "720p": "a 10 s 720p H.264 clip", "own": "the clips of --clips"}
+
+for _clips, _said in CLIPS.items():
+    for _stored, _target in ((False, None if _clips == "720p" else 2.0), (True, 10.0 if _clips == "720p" else 5.0)):
         pair(
-            f"loader/{'720p' if _large else 'ucf101'}/{'stored' if _stored else 'live'}",
-            what=f"training samples, one core, all augmentations, {_clip}",
+            f"loader/{_clips}/{'stored' if _stored else 'live'}",
+            what=f"training samples, one core, all augmentations, {_said}",
             slow=SLOW,
             fast="ours, frame store" if _stored else "ours, decoding live",
             target=_target,
             tolerance=LEVELS,
-            quick=not _large,
-        )(lambda sizes, large=_large, stored=_stored: loading(sizes, large, stored))
+            quick=_clips == "ucf101",
+        )(partial(loading, clips=_clips, stored=_stored))

@@ -46,6 +46,7 @@ class Sizes:
     large_frames: int = 250  # 10 s
     large_height: int = 720
     clips: int = 8
+    own_clips: str | None = None  # folder of <class>/<clip>, of the pairs that are about the user's clips
     threads: int = 2
 
 

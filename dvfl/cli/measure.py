@@ -42,10 +42,16 @@ def profile(config: Config, model: str, threads: int, larger: bool) -> None:
 @click.option("--quick", is_flag=True, help="The pairs that take two minutes together.")
 @click.option("--threads", default=None, type=int, help="CPU threads of the networks; the usable cores unless given.")
 @click.option(
+    "--clips", "own_clips", type=click.Path(exists=True, file_okay=False), metavar="FOLDER",
+    help="Your clips, FOLDER/<class>/<clip>, for the pairs `loader/own`.",
+)  # fmt: skip
+@click.option(
     "--out", type=click.Path(path_type=Path), default=Path("results/tables/benchmark"), show_default=True,
     help="Files to write, .csv and .md.",
 )  # fmt: skip
-def bench(names: tuple[str, ...], everything: bool, quick: bool, threads: int | None, out: Path) -> None:
+def bench(
+    names: tuple[str, ...], everything: bool, quick: bool, threads: int | None, own_clips: str | None, out: Path
+) -> None:
     """Measure what speed is claimed: each fast way beside the plain one, in turn, once their results agree.
 
     NAMES are pairs, or beginnings of their names.
@@ -59,7 +65,7 @@ def bench(names: tuple[str, ...], everything: bool, quick: bool, threads: int | 
 
     if bool(names) + everything + quick > 1:
         raise click.UsageError("give NAMES, --all or --quick, one of them")
-    sizes = Sizes(threads=threads or usable_cores())
+    sizes = Sizes(own_clips=own_clips, threads=threads or usable_cores())
     pairs = chosen(names, quick)
     results, left_out = [], {}
     for each in track(pairs, len(pairs), "Pairs measured"):

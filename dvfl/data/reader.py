@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -74,8 +74,8 @@ def read_frames(
     """Frames `indices` (any order, repeats allowed) of a clip, uint8 (T, H, W, 3), RGB.
 
     With `short_side` they are resized to it in pixels, keeping the aspect, as they are converted
-    from the codec's colours, which costs next to nothing; `interpolation` is bilinear or bicubic,
-    as FFmpeg has them, which antialiases. Raises UnreadableClip where a frame is not there.
+    from the codec's colours; `interpolation` is bilinear or bicubic, as FFmpeg has them, which
+    antialiases. Raises UnreadableClip where a frame is not there.
     """
     wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
     if wanted.size == 0 or wanted.min() < 0:
@@ -161,12 +161,12 @@ def _decoded(packet: av.Packet) -> list[VideoFrame]:
 
 
 def _pixels(frame: VideoFrame, short_side: int | None, interpolation: str = "bilinear") -> np.ndarray:
+    how: dict[str, Any] = {"format": "rgb24", "threads": 1}  # PyAV would start one for each core, for every frame
     if short_side is None:
-        pixels = frame.to_ndarray(format="rgb24")
+        pixels = frame.to_ndarray(**how)
     else:
         height, width = scaled_size(frame.height, frame.width, short_side)
-        resized = frame.reformat(width, height, format="rgb24", interpolation=interpolation.upper())
-        pixels = resized.to_ndarray()
+        pixels = frame.reformat(width, height, interpolation=interpolation.upper(), **how).to_ndarray()
     return _upright(pixels, frame.rotation)
 
 

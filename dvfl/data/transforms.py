@@ -25,7 +25,9 @@ class TrainTransform:
 
     def __init__(self, input: InputConfig, allow_flip: bool) -> None:
         size = (input.img_size, input.img_size)
-        jitter = ColorJitter(input.brightness, input.contrast, input.saturation, input.hue)
+        jitter = v2.Identity()
+        if input.color_jitter:  # its code is compiled, which a run without it is spared
+            jitter = ColorJitter(input.brightness, input.contrast, input.saturation, input.hue)
         self.short_side, self.interpolation = input.short_side, v2.InterpolationMode(input.interpolation)
         crop = {"scale": input.crop_area, "ratio": input.crop_aspect}
         self._random = v2.Compose(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -45,16 +45,22 @@ def test_the_literal_network_gives_the_golden_logits_and_gradients(name):
 @pytest.mark.parametrize(
     "name", ["forward/vfl_net/batch1/float32", "forward/vfl_net/batch1/bfloat16", "step/vfl_net/float32",
              "step/vfl_net/bfloat16/recompute",
-             "loader/ucf101/live", "loader/ucf101/stored", "loader/720p/stored"],
+             "loader/ucf101/live", "loader/ucf101/stored", "loader/720p/stored",
+             "loader/own/live", "loader/own/stored"],
 )  # fmt: skip
-def test_both_sides_of_a_pair_agree_and_are_timed(name):
+def test_both_sides_of_a_pair_agree_and_are_timed(name, colour_clips):
     if name.startswith("loader"):
         pytest.importorskip("decord")
-    result = measure(pairs.all_pairs()[name], TINY)
+    result = measure(pairs.all_pairs()[name], replace(TINY, own_clips=str(colour_clips)))
     assert result.rounds >= 5
     assert result.slow > 0 and result.fast > 0
     assert result.ratio_q1 <= result.ratio <= result.ratio_q3
     assert result.deviation <= result.tolerance
+
+
+def test_own_clips_have_to_be_named():
+    with pytest.raises(Unavailable, match="--clips FOLDER"):
+        measure(pairs.all_pairs()["loader/own/live"], TINY)
 
 
 def a_pair(sides: Sides, **about) -> Pair:
