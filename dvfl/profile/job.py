@@ -52,7 +52,7 @@ def profile_one(config: Config, name: str, threads: int, larger: bool = False) -
         outbox_directory(path.with_suffix(""), key),
         experiment=f"dvfl/{experiment}",
         name=path.with_suffix("").relative_to(paths.RESULTS).as_posix(),
-        tags={"rule": "profile", **version},
+        tags={"rule": "profile", **version, "config_hash": key},
     ) as tracker:
         built = {"model": model, **{f"model_overrides.{each}": value for each, value in overrides.items()}}
         tracker.params({**built, **size, "precision": settings.precision, "threads": threads})

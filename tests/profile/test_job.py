@@ -24,3 +24,5 @@ def test_mlflow_has_its_numbers_and_the_file_each_pass(project, monkeypatch: pyt
     sent = {key: value for record, _ in outbox.read() for key, value, *_ in record.get("metrics", [])}
     assert sent["batch1.latency_ms"] == sent["onnxruntime.float32.batch1.latency_ms"] == 200
     assert sent["params"] == 10
+    (tags,) = (record["tags"] for record, _ in outbox.read() if record["kind"] == "open")
+    assert tags["config_hash"] == read_json(paths.profile_path("vfl_net"))["key"]
