@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dvfl import plan
+from dvfl.ablate.trials import searched_keys
 from dvfl.config import Config, digest
 from dvfl.models.registry import VIDEO_FOCALNETS
 from dvfl.run import Run
@@ -26,6 +27,7 @@ class Network:
 
     overrides: `key=value`, by key, of those that are not the model's own values anyway.
     classes: how many, where the data set's definition says so; else the data set, whose index will.
+    chosen_by: studies that choose a part of the network, which no config tells; the data set then stands in `classes`.
     """
 
     model: str
@@ -33,6 +35,7 @@ class Network:
     frames: int
     img_size: int
     classes: int | str
+    chosen_by: tuple[str, ...] = ()
 
 
 @dataclass
@@ -48,17 +51,44 @@ class Profiled:
 
 
 def network_of(config: Config, run: Run) -> Network:
-    """What a run trains; what a study may yet choose is not known here."""
+    """What a run trains. Of what studies choose, only which do is known before they have run."""
     settings = plan.run_settings(config, run)
-    own = VIDEO_FOCALNETS.get(settings.network.model, {})
-    given = settings.network.model_overrides
-    told = [f"{key}={_text(given[key])}" for key in sorted(given.keys() - _UNTIMED) if not _same(given[key], own, key)]
-    size = settings.input
-    return Network(settings.network.model, tuple(told), size.frames, size.img_size, _classes(config, run.dataset))
+    model, given, size = settings.network.model, settings.network.model_overrides, settings.input
+    chosen = _chosen(config, run)
+    own = VIDEO_FOCALNETS.get(model, {})
+    told = [
+        f"{key}={_text(given[key])}"
+        for key in sorted(given.keys() - _UNTIMED)
+        if not (_same(given[key], own, key) or _among(f"{config.arms[run.arm].network}.model_overrides.{key}", chosen))
+    ]
+    classes = run.dataset if chosen else _classes(config, run.dataset)
+    return Network(model, tuple(told), size.frames, size.img_size, classes, tuple(chosen))
+
+
+def decides_network(key: str, role: str) -> bool:
+    """Whether a dotted key of a config decides what `teacher` or `student` is, and not only how it is trained."""
+    own = key in (f"{role}.model", f"{role}.model_overrides") or key.startswith(f"{role}.model_overrides.")
+    return (own and key.split(".")[-1] not in _UNTIMED) or key in ("input.frames", "input.img_size")
+
+
+def _chosen(config: Config, run: Run) -> dict[str, set[str]]:
+    """The studies that choose a part of the run's network, each with the keys of that part."""
+    own, role = plan.own_values(config, run), config.arms[run.arm].network
+    studies = {}
+    for choice in plan.choices_of(config, run):
+        study = choice.parent.name
+        keys = {key for key in searched_keys(config, study) - own.keys() if decides_network(key, role)}
+        if keys:
+            studies[study] = keys
+    return studies
+
+
+def _among(override: str, chosen: dict[str, set[str]]) -> bool:
+    return any(override == key or override.startswith(f"{key}.") for keys in chosen.values() for key in keys)
 
 
 def label(config: Config, network: Network) -> str:
-    """The model's name, then what is not as in the model of that name: frames, pixels, overrides.
+    """The model's name, then what is not as in the model of that name: frames, pixels, overrides, a study's choice.
 
     A profiled paper model is known at `profile`'s size, any other at the config's `input`.
     """
@@ -68,7 +98,9 @@ def label(config: Config, network: Network) -> str:
         parts.append(f"{network.frames}frames")
     if network.img_size != usual.img_size:
         parts.append(f"{network.img_size}px")
-    name = ".".join([network.model, *parts, *network.overrides])
+    parts += network.overrides
+    parts += [f"chosen_by={study}" for study in network.chosen_by]
+    name = ".".join([network.model, *parts])
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 20]}-{digest(name)}"
 
 

@@ -339,11 +339,16 @@ def profiled_models(config: Config) -> list[str]:
 
 
 def profile_inputs(config: Config, name: str) -> list[Path]:
-    """The index says how many classes a network of the run's own has; a paper size needs none."""
+    """The index says how many classes a network of the run's own has, a study what it chose of it.
+
+    A paper size needs neither.
+    """
     run = profiled_runs(config).get(name)
     if run is None:
         return [*_plugin(name).values()]
-    return [paths.index_path(run.dataset), *_plugin(plan.run_settings(config, run).network.model).values()]
+    choices = plan.choices_of(config, run) if networks.network_of(config, run).chosen_by else []
+    plugin = _plugin(plan.run_settings(config, run).network.model)
+    return [paths.index_path(run.dataset), *choices, *plugin.values()]
 
 
 def profile_settings(config: Config, name: str) -> str:

@@ -9,7 +9,9 @@ from dvfl.config import Config
 from dvfl.data.index import read_index
 from dvfl.errors import UserError
 from dvfl.files import write_json
+from dvfl.networks import network_of
 from dvfl.profile.profile import profile_model
+from dvfl.run import Run, RunSettings
 from dvfl.track import Tracker, outbox_directory
 from dvfl.train.provenance import code_version
 
@@ -28,7 +30,7 @@ def profile_one(config: Config, name: str, threads: int, larger: bool = False) -
         size = {"num_classes": settings.num_classes, "frames": settings.frames, "img_size": settings.img_size}
         model, overrides, repeats, experiment = name, {}, settings.repeats, "paper_models"
     else:
-        own = plan.run_settings(config, run)
+        own = _as_trained(config, run)
         classes = read_index(paths.index_path(run.dataset))["label"].nunique()
         size = {"num_classes": classes, "frames": own.input.frames, "img_size": own.input.img_size}
         model, overrides = own.network.model, own.network.model_overrides
@@ -66,6 +68,15 @@ def profile_one(config: Config, name: str, threads: int, larger: bool = False) -
         write_json(path, profile)
         tracker.artifact(path)
     return profile
+
+
+def _as_trained(config: Config, run: Run) -> RunSettings:
+    """The run's settings; with what studies chose only where it is of the network, so that others need not be there."""
+    if not network_of(config, run).chosen_by:
+        return plan.run_settings(config, run)
+    from dvfl.train.inputs import with_choices  # imports torch, hence late
+
+    return with_choices(config, run)[0]
 
 
 def _named(place: str, batch: dict[str, Any]) -> dict[str, float | None]:

@@ -73,6 +73,11 @@ def model_of(config: Config, arm: str) -> str:
     return label_of(config, next(run for run in final_runs(config) if run.arm == arm))
 
 
+def model_of_runs(config: Config, *runs: Run) -> str:
+    """The same of runs that are compared: each network once, in their order, joined by ` - `."""
+    return " - ".join(dict.fromkeys(label_of(config, run) for run in runs))
+
+
 def _table_inputs(table: str, config: Config) -> list[Path]:
     if table == "accuracy":
         data = [
