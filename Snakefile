@@ -27,7 +27,7 @@ wildcard_constraints:
     shards=r"\d+",
     store=r"\d+px_[a-z]+_q\d+",
     study=r"[\w.-]+",
-    model=r"(timm/)?[\w.-]+",
+    model=r"(timm/)?[\w.=-]+",
 
 
 rule all:

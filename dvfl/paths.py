@@ -88,8 +88,9 @@ def trials_path(dataset: str, study: str) -> Path:
     return study_directory(dataset, study) / "trials.csv"
 
 
-def profile_path(model: str) -> Path:
-    return RESULTS / f"profile/{model}.json"
+def profile_path(name: str) -> Path:
+    """The profile of that name; see `dvfl.networks.profiled`."""
+    return RESULTS / f"profile/{name}.json"
 
 
 def released_loss_path() -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dvfl import paths, plan
+from dvfl import networks, paths, plan
 from dvfl.config import Config, DatasetDefinition, digest
 from dvfl.data.errors import DataError
 from dvfl.models.plugins import plugin_file
@@ -329,30 +329,31 @@ def tune_figures(config: Config) -> list[str]:
 
 
 def profiled_runs(config: Config) -> dict[str, Run]:
-    """Models of the run's own, profiled at its own size: the first final run of each."""
-    own: dict[str, Run] = {}
-    for run in plan.final_runs(config):
-        model = plan.run_settings(config, run).network.model
-        if model not in config.profile.paper_models:
-            own.setdefault(model, run)
-    return own
+    """Networks of the run's own, profiled at its own size, by the profile's name: the first final run of each."""
+    return {each.name: each.run for each in networks.profiled(config).values() if each.run is not None}
 
 
 def profiled_models(config: Config) -> list[str]:
-    """Paper sizes, then the run's own."""
-    return [*config.profile.paper_models, *profiled_runs(config)]
+    """Names of the profiles: paper sizes, then the run's own networks."""
+    return [each.name for each in networks.profiled(config).values()]
 
 
-def profile_inputs(config: Config, model: str) -> list[Path]:
-    """The index says how many classes a model of the run's own has; a paper size needs none."""
-    run = profiled_runs(config).get(model)
-    index = [] if run is None else [paths.index_path(run.dataset)]
-    return [*index, *_plugin(model).values()]
+def profile_inputs(config: Config, name: str) -> list[Path]:
+    """The index says how many classes a network of the run's own has, a study what it chose of it.
+
+    A paper size needs neither.
+    """
+    run = profiled_runs(config).get(name)
+    if run is None:
+        return [*_plugin(name).values()]
+    choices = plan.choices_of(config, run) if networks.network_of(config, run).chosen_by else []
+    plugin = _plugin(plan.run_settings(config, run).network.model)
+    return [paths.index_path(run.dataset), *choices, *plugin.values()]
 
 
-def profile_settings(config: Config, model: str) -> str:
-    """Digest of what decides a model's profile."""
-    run = profiled_runs(config).get(model)
+def profile_settings(config: Config, name: str) -> str:
+    """Digest of what decides a profile."""
+    run = profiled_runs(config).get(name)
     exported = ["exported"] if config.profile.exported else []  # what is not asked for leaves no trace
     if run is None:
         keys = {"num_classes", "frames", "img_size", "batch_sizes", "repeats", "precision", *exported}

@@ -16,17 +16,20 @@ if TYPE_CHECKING:
 
 @click.command()
 @with_config
-@click.argument("model")
+@click.argument("name")
 @click.option("--threads", default=1, show_default=True, help="CPU threads of the timed passes.")
 @click.option("--larger", is_flag=True, help="At profile.larger_batches instead of profile.batch_sizes.")
-def profile(config: Config, model: str, threads: int, larger: bool) -> None:
-    """Measure a model: parameters, multiply-adds, latency, memory."""
+def profile(config: Config, name: str, threads: int, larger: bool) -> None:
+    """Measure a network: parameters, multiply-adds, latency, memory.
+
+    NAME is a model at the paper's size, or a network of the config's arms, as its file under results/profile is named.
+    """
     from dvfl.profile.job import profile_one
 
-    found = profile_one(config, model, threads, larger)
+    found = profile_one(config, name, threads, larger)
     uncounted = ", ".join(f"{op} ({n} calls)" for op, n in found["uncounted"].items()) or "nothing"
     say(
-        f"{model}: {found['params'] / 1e6:.2f} M params, {found['gmacs']:.4g} GMACs ({found['gflops']:.4g} GFLOPs), "
+        f"{name}: {found['params'] / 1e6:.2f} M params, {found['gmacs']:.4g} GMACs ({found['gflops']:.4g} GFLOPs), "
         f"{found['other_gops']:.3g} G other operations; uncounted: {uncounted}"
     )
     for batch in found["batches"]:

@@ -179,7 +179,7 @@ def _training(crate: ROCrate, records: Records, record: Record, packed: dict[Pat
 
 def _measuring(crate: ROCrate, profile: Record, packed: dict[Path, Entity]) -> Entity:
     about = profile.about
-    properties = {"name": f"profile of {about['model']}", "identifier": profile.id}
+    properties = {"name": f"profile of {about.get('name', about['model'])}", "identifier": profile.id}
     return crate.add_action(
         _software(crate, about), f"#{profile.path.as_posix()}", result=[packed[profile.path]], properties=properties
     )

@@ -196,7 +196,8 @@ def _add_profile(tree: Tree, profile: dict[str, Any]) -> None:
     branch.add(_line("MLflow", profile["run_id"]))
     branch.add(_line("commit", _commit(profile)))
     size = f"{profile['frames']}x{profile['img_size']}x{profile['img_size']}, {profile['num_classes']} classes"
-    branch.add(_line("model", f"{profile['model']}, {size}"))
+    overrides = "".join(f", {key} {value}" for key, value in profile.get("overrides", {}).items())
+    branch.add(_line("model", f"{profile['model']}{overrides}, {size}"))
     branch.add(_line("measured", f"{profile['device']}, {profile['precision']}, {profile['threads']} threads"))
     branch.add(_line("machine", ", ".join(f"{key} {value}" for key, value in profile["machine"].items())))
 

@@ -12,9 +12,9 @@ from dvfl.ablate.trials import study_trials, trial_keys
 from dvfl.config import Config, without_unread
 from dvfl.evaluate.statistics import holm
 from dvfl.plan import trial_runs
-from dvfl.report.accuracy import Row, difference_rows, pair_model, views
+from dvfl.report.accuracy import Row, difference_rows, views
 from dvfl.report.contrasts import contrasts, teachers_of
-from dvfl.report.inputs import model_of
+from dvfl.report.inputs import model_of_runs
 from dvfl.report.measures import contrast, covers, metric_intervals
 from dvfl.report.results import read_choice, read_record, run_ids
 from dvfl.report.rows import in_percent, setting, table_frame
@@ -85,7 +85,7 @@ def _trial_rows(config: Config, dataset: str, study: str, trials: Trials) -> Ite
     for (trial, arm), runs in trials.items():
         intervals, covered = metric_intervals(runs, config.evaluate.resamples)
         row = {
-            "model": model_of(config, arm),
+            "model": model_of_runs(config, runs[0]),
             "arm": arm,
             "setting": setting(
                 **_where(config, study),
@@ -117,7 +117,7 @@ def _reference_rows(config: Config, study: str, trials: Trials) -> Iterator[Row]
     adjusted = holm([interval.p_value for _, _, interval, _ in compared])
     for (trial, arm, interval, pairs), p_holm in zip(compared, adjusted, strict=True):
         row = {
-            "model": model_of(config, arm),
+            "model": model_of_runs(config, *pairs[0]),
             "arm": arm,
             "setting": setting(
                 **_where(config, study),
@@ -143,7 +143,7 @@ def _arm_contrast_rows(config: Config, study: str, trials: Trials) -> Iterator[R
         pairs = list(zip(trials[trial, arm], trials[trial, baseline], strict=True))
         interval = contrast(pairs).interval
         row = {
-            "model": pair_model(config, arm, baseline),
+            "model": model_of_runs(config, *pairs[0]),
             "arm": f"{arm} - {baseline}",
             "setting": setting(
                 **_where(config, study),

@@ -10,7 +10,7 @@ import pandas as pd
 
 from dvfl.config import Config
 from dvfl.report.accuracy import build_accuracy, shown_splits, views
-from dvfl.report.efficiency import build_efficiency
+from dvfl.report.efficiency import build_efficiency, of_paper
 from dvfl.report.published import ANY, UNSTATED_VIEWS, lacks_arm, needs, read_published
 from dvfl.report.rows import select, table_frame
 
@@ -55,6 +55,8 @@ def build_claims(config: Config) -> pd.DataFrame:
     some_tested |= any(not _gain_needs(config, dataset) for dataset in DATASETS)
     accuracy = build_accuracy(config) if some_tested else None
     efficiency = build_efficiency(config)
+    # A network of the run's own is not what was published, whatever its name.
+    efficiency = efficiency.loc[[of_paper(config, model) for model in efficiency["model"]]]
     rows = []
     for _, claim in claims.iterrows():
         of_model = claim["dataset"] == ANY

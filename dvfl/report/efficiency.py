@@ -9,10 +9,11 @@ import pandas as pd
 
 from dvfl.config import Config
 from dvfl.evaluate.statistics import median_interval
-from dvfl.report.inputs import model_of, profiled_models
+from dvfl.networks import profile_names
+from dvfl.report.inputs import profiled_models
 from dvfl.report.published import model_claims
 from dvfl.report.results import profile_ids, read_profile
-from dvfl.report.rows import setting, table_frame
+from dvfl.report.rows import select, setting, table_frame
 
 # Arms that the paper trains each size in, for the rows of paper-size models.
 PAPER_ARMS = {
@@ -21,6 +22,7 @@ PAPER_ARMS = {
     "video_focalnet_tiny": "teacher_tiny",
     "vfl_net": "student",
 }
+_PAPER_PAIR = ("video_focalnet_base", "vfl_net")
 
 # Metric, unit, key of the profile, factor.
 _OF_MODEL = (
@@ -45,25 +47,35 @@ Profile = dict[str, Any]
 
 
 def build_efficiency(config: Config) -> pd.DataFrame:
-    """Models at the paper's size and as this config trains them; one view of one clip."""
+    """Models at the paper's size and networks as this config trains them; one view of one clip."""
     models = profiled_models(config)
-    profiles = {model: read_profile(model) for model in models}
-    claims = model_claims()
+    profiles = {name: read_profile(name) for name in models}
+    claims = {place: value for place, value in model_claims().items() if place[0] in config.profile.paper_models}
     rows: list[dict[str, Any]] = []
-    for model, arms in models.items():
-        arm = ", ".join(arms) or PAPER_ARMS.get(model, "")
-        for row in _model_rows(profiles[model], {"run_ids": profile_ids([model])}):
-            published = claims.get((model, row["metric"]))
-            rows.append({"model": model, "arm": arm, "published": published} | row)
+    for name, arms in models.items():
+        arm = ", ".join(arms) or PAPER_ARMS.get(name, "")
+        for row in _model_rows(profiles[name], {"run_ids": profile_ids([name])}):
+            published = claims.get((name, row["metric"]))
+            rows.append({"model": name, "arm": arm, "published": published} | row)
     for teacher, student in _pairs(config):
         published = {}
-        if (teacher, student) == ("video_focalnet_base", "vfl_net"):
+        if (teacher, student) == _PAPER_PAIR:
             published = {"gmacs_ratio": claims.get((student, "compute_reduction_vs_teacher"))}
         names = {"model": f"{teacher} / {student}", "arm": "teacher / student"}
         names["run_ids"] = profile_ids([teacher, student])
         for row in _ratio_rows(profiles[teacher], profiles[student]):
             rows.append(names | {"published": published.get(row["metric"])} | row)
     return table_frame("efficiency", rows)
+
+
+def of_paper(config: Config, model: str) -> bool:
+    """Whether rows of that `model`, a name or two of a ratio, are about profiles at the paper's size."""
+    return set(model.split(" / ")) <= set(config.profile.paper_models)
+
+
+def of_arm(config: Config, efficiency: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """The rows of what each arm trains on each data set, by (data set, arm)."""
+    return {place: select(efficiency, model=name) for place, name in profile_names(config).items()}
 
 
 def _model_rows(profile: Profile, ids: dict[str, str]) -> Iterator[dict[str, Any]]:
@@ -124,12 +136,13 @@ def _ratio_rows(teacher: Profile, student: Profile) -> Iterator[dict[str, Any]]:
 
 
 def _pairs(config: Config) -> list[tuple[str, str]]:
-    """Teacher and student models: the paper's, where profiled, then those of the distilled arms."""
-    paper = ("video_focalnet_base", "vfl_net")
-    pairs = [paper] if set(paper) <= set(profiled_models(config)) else []
-    for arm, settings in config.arms.items():
-        if settings.distil_from:
-            pairs.append((model_of(config, settings.distil_from), model_of(config, arm)))
+    """Profiles of teacher and student: the paper's, where there are both, then those of the distilled arms."""
+    pairs = [_PAPER_PAIR] if set(_PAPER_PAIR) <= set(config.profile.paper_models) else []
+    names = profile_names(config)
+    for (dataset, arm), name in names.items():
+        teacher = config.arms[arm].distil_from
+        if teacher:
+            pairs.append((names[dataset, teacher], name))
     return list(dict.fromkeys(pairs))
 
 

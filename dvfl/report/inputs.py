@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dvfl.config import PROJECT, Config, ConfigError
+from dvfl.networks import label_of, profiled
 from dvfl.paths import (
     RESULTS,
     audit_path,
@@ -16,7 +17,7 @@ from dvfl.paths import (
     study_directory,
     trials_path,
 )
-from dvfl.plan import final_runs, motion_checked, run_settings, trial_runs
+from dvfl.plan import final_runs, motion_checked, trial_runs
 from dvfl.run import Run
 
 PUBLISHED = PROJECT / "config/published.csv"
@@ -63,17 +64,18 @@ def differences_study(config: Config) -> str:
 
 
 def profiled_models(config: Config) -> dict[str, list[str]]:
-    """Models whose profile the tables show, each with the arms that train it, if any."""
-    models: dict[str, list[str]] = {model: [] for model in config.profile.paper_models}
-    for arm in config.arms:
-        models.setdefault(model_of(config, arm), []).append(arm)
-    return models
+    """Names of the profiles that the tables show, each with the arms that train the network, if any."""
+    return {each.name: each.arms for each in profiled(config).values()}
 
 
 def model_of(config: Config, arm: str) -> str:
-    """Name of the model that an arm trains."""
-    run = next(run for run in final_runs(config) if run.arm == arm)
-    return run_settings(config, run).network.model
+    """The network that an arm trains: its model's name, and what sets it apart from the model of that name."""
+    return label_of(config, next(run for run in final_runs(config) if run.arm == arm))
+
+
+def model_of_runs(config: Config, *runs: Run) -> str:
+    """The same of runs that are compared: each network once, in their order, joined by ` - `."""
+    return " - ".join(dict.fromkeys(label_of(config, run) for run in runs))
 
 
 def _table_inputs(table: str, config: Config) -> list[Path]:
@@ -86,7 +88,7 @@ def _table_inputs(table: str, config: Config) -> list[Path]:
         ]
         return data + _run_files(final_runs(config)) + [PUBLISHED]
     if table == "efficiency":
-        return [profile_path(model) for model in profiled_models(config)] + [PUBLISHED]
+        return [profile_path(name) for name in profiled_models(config)] + [PUBLISHED]
     if table == "ablation":
         paths: list[Path] = []
         for dataset in config.datasets if config.ablation.run else []:

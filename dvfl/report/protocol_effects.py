@@ -15,7 +15,7 @@ from dvfl.plan import evaluation
 from dvfl.report.ablation import Trials, runs_by_trial
 from dvfl.report.accuracy import Row, difference_rows
 from dvfl.report.contrasts import teachers_of
-from dvfl.report.inputs import differences_study, model_of
+from dvfl.report.inputs import differences_study, model_of_runs
 from dvfl.report.measures import covers, difference, metric_intervals
 from dvfl.report.results import run_ids
 from dvfl.report.rows import in_percent, select, setting, setting_parts, table_frame
@@ -42,7 +42,7 @@ def _trial_rows(config: Config, study: str, trials: Trials) -> Iterator[Row]:
         top1 = intervals["top1"]
         yield {
             "split": runs[0].split,
-            "model": model_of(config, arm),
+            "model": model_of_runs(config, runs[0]),
             "arm": arm,
             "setting": setting(
                 views=_views(config, runs[0]),
@@ -66,7 +66,7 @@ def _effect_rows(config: Config, study: str, trials: Trials) -> Iterator[Row]:
         interval, same_clips = difference(pairs)
         row = {
             "split": pairs[0][0].split,
-            "model": model_of(config, arm),
+            "model": model_of_runs(config, *pairs[0]),
             "arm": arm,
             "setting": setting(
                 views=_views(config, pairs[0][0]),

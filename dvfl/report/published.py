@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from dvfl.config import Config
+from dvfl.config import Config, InputConfig, NetworkConfig
 from dvfl.plan import run_config
 from dvfl.report import inputs
-from dvfl.report.inputs import model_of
 from dvfl.run import Run
 
 # What every published number was measured on, by the papers' text.
@@ -46,9 +45,12 @@ def needs(config: Config, claim: pd.Series) -> list[str]:
 
 def lacks_arm(config: Config, arm: str, model: str) -> list[str]:
     """What an arm lacks to be the paper's: its model, its input's size."""
-    if arm not in config.arms or model_of(config, arm) != model:
+    if arm not in config.arms:
         return [f"arm {arm} with {model}"]
-    if not _paper_size(config, arm):
+    own, network = _trained(config, arm)
+    if network.model != model:
+        return [f"arm {arm} with {model}"]
+    if (own.frames, own.img_size) != (FRAMES, IMG_SIZE) or network.model_overrides:
         return [f"an input of {FRAMES}x{IMG_SIZE}x{IMG_SIZE} and no model_overrides"]
     return []
 
@@ -69,10 +71,9 @@ def model_claims() -> dict[tuple[str, str], float]:
     return {(claim["model"], claim["metric"]): claim["value"] for _, claim in claims.iterrows()}
 
 
-def _paper_size(config: Config, arm: str) -> bool:
+def _trained(config: Config, arm: str) -> tuple[InputConfig, NetworkConfig]:
+    """The input and the network of an arm, as the config gives them."""
     dataset = config.datasets[0]
     split = config.dataset_definitions[dataset].splits[0]
     own = run_config(config, Run(dataset, split, config.protocol, arm, seed=0))
-    network = getattr(own, config.arms[arm].network)
-    shape = (own.input.frames, own.input.img_size)
-    return shape == (FRAMES, IMG_SIZE) and not network.model_overrides
+    return own.input, getattr(own, config.arms[arm].network)

@@ -56,9 +56,9 @@ def read_choice(dataset: str, study: str) -> dict[str, Any]:
     return read_json(study_directory(dataset, study) / "choice.json")
 
 
-def read_profile(model: str) -> dict[str, Any]:
-    """Size, compute, time and memory of a model."""
-    return read_json(profile_path(model))
+def read_profile(name: str) -> dict[str, Any]:
+    """Size, compute, time and memory of a network."""
+    return read_json(profile_path(name))
 
 
 def groups_of(dataset: str, clip_ids: pd.Series) -> np.ndarray:
@@ -73,9 +73,9 @@ def run_ids(runs: list[Run]) -> str:
     return ";".join(each for each in ids if each)
 
 
-def profile_ids(models: list[str]) -> str:
-    """The same of the profiles of models."""
-    ids = (mlflow_id(profile_path(model), read_profile(model)) for model in models)
+def profile_ids(names: list[str]) -> str:
+    """The same of profiles."""
+    ids = (mlflow_id(profile_path(name), read_profile(name)) for name in names)
     return ";".join(each for each in ids if each)
 
 

@@ -25,6 +25,9 @@
     work, along, size, torch, date       in `growth`: what was measured, along which size, at which; when
 
 In `claims` the setting is a sentence that begins with the verdict.
+
+`model` is a model's name, with what sets the network apart from the model of that name (`dvfl.networks.label`); in
+`efficiency` it is the name of the profile, which may also say whose classes the network tells apart.
 """
 
 from __future__ import annotations

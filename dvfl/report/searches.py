@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from dvfl.config import Config
+from dvfl.config import Choices, Config, FloatRange, IntRange
 from dvfl.evaluate.statistics import Interval
 from dvfl.files import required
+from dvfl.networks import decides_network
 from dvfl.paths import trials_path
+from dvfl.plan import tune_trial
 from dvfl.report.accuracy import Row, views
-from dvfl.report.inputs import model_of
+from dvfl.report.inputs import model_of, model_of_runs
 from dvfl.report.results import mlflow_id, read_json
 from dvfl.report.rows import in_percent, plain, setting
 
@@ -27,7 +29,7 @@ def search_rows(config: Config, dataset: str, study: str) -> Iterator[Row]:
     for trial in read_trials(dataset, study).to_dict("records"):
         finished = trial["state"] == "complete"
         row = {
-            "model": model_of(config, tune.arm),
+            "model": _model(config, dataset, study, trial),
             "arm": tune.arm,
             "setting": setting(
                 views=views(config),
@@ -50,6 +52,23 @@ def search_rows(config: Config, dataset: str, study: str) -> Iterator[Row]:
         yield row | {"metric": "top1"} | in_percent(_interval(trial["run"]))
         for objective in tune.objectives[1:]:
             yield row | {"metric": objective, "unit": UNITS[objective], "value": trial[objective]}
+
+
+def _model(config: Config, dataset: str, study: str, trial: Mapping[str, Any]) -> str:
+    """The network of a trial, whose values may decide it."""
+    tune = config.ablation.tune[study]
+    role = config.arms[tune.arm].network
+    if not any(decides_network(key, role) for key in (*tune.space, *tune.set)):
+        return model_of(config, tune.arm)
+    point = {key: _proposed(range, trial[key]) for key, range in tune.space.items() if not _missing(trial[key])}
+    return model_of_runs(*tune_trial(config, dataset, study, point))
+
+
+def _proposed(range: FloatRange | IntRange | Choices, value: Any) -> Any:
+    """A value as it was proposed: a column of a CSV file has one type."""
+    if isinstance(range, Choices):
+        return next(choice for choice in range.choices if choice == value or str(choice) == str(value))
+    return int(value) if isinstance(range, IntRange) else float(value)
 
 
 def read_trials(dataset: str, study: str) -> pd.DataFrame:

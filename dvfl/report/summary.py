@@ -13,6 +13,7 @@ from dvfl.config import Config
 from dvfl.plan import final_runs, trial_runs
 from dvfl.report.accuracy import shown_splits
 from dvfl.report.contrasts import main_arms
+from dvfl.report.efficiency import of_arm
 from dvfl.report.inputs import FIGURES, TABLES
 from dvfl.report.results import ReportError, read_record
 from dvfl.report.rows import select, setting_parts
@@ -28,11 +29,13 @@ def summary(config: Config, tables: Mapping[str, pd.DataFrame], commit: str | No
     Raises ReportError where the tables are not those of the config.
     """
     parts: list[RenderableType] = []
+    efficiency = of_arm(config, tables["efficiency"])
     for dataset in config.datasets:
         for split in shown_splits(config, dataset):
             accuracy = select(tables["accuracy"], dataset=dataset, split=split)
             _check_arms(config, f"{dataset}, {split}", accuracy)
-            parts.append(_table(config, f"{dataset}, {split}", accuracy, tables["efficiency"]))
+            own = {arm: efficiency[dataset, arm] for arm in config.arms}
+            parts.append(_table(f"{dataset}, {split}", accuracy, own))
             parts.append(Text(gain_sentence(config, accuracy)))
             parts.append(Text())
     parts.append(Text(f"Tables: {TABLES}/all.csv (.md, .tex)   Figures: {FIGURES}/"))
@@ -105,15 +108,15 @@ def _check_arms(config: Config, title: str, accuracy: pd.DataFrame) -> None:
         )
 
 
-def _table(config: Config, title: str, accuracy: pd.DataFrame, efficiency: pd.DataFrame) -> Table:
+def _table(title: str, accuracy: pd.DataFrame, efficiency: Mapping[str, pd.DataFrame]) -> Table:
+    """One row an arm; `efficiency` holds the rows of the network that each trains."""
     table = Table(title=title, title_justify="left")
     for name in ("arm", "model"):
         table.add_column(name, overflow="fold")
     for name in ("top-1 (%)", "parameters (M)", "GMACs", "latency (ms)"):
         table.add_column(name, justify="right")
-    for arm in config.arms:
+    for arm, own in efficiency.items():
         row = select(accuracy, arm=arm, metric="top1").iloc[0]
-        own = select(efficiency, model=row["model"])
         shown = [_first(own, metric) for metric in ("params", "gmacs", "latency_ms")]
         top1 = f"{row['value']:.1f} [{row['ci_low']:.1f}, {row['ci_high']:.1f}]"
         table.add_row(arm, row["model"], top1, *shown)

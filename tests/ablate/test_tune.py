@@ -585,6 +585,8 @@ def test_trials_are_trained_on_train_and_judged_on_validation_to_the_tables_and_
     assert sum(each.get("chosen") == "yes" and each["study"] == "search" for each in parts) == 1
     assert all("frames=" in each["trial"] for each in parts if "trial" in each)
     assert (rows["metric"] == "gmacs").sum() == 2
+    trials = [(each["trial"], model) for each, model in zip(parts, rows["model"], strict=True) if "trial" in each]
+    assert all((".4frames" in model) == ("frames=4" in trial) for trial, model in trials)
     for figure in tune_figures(config):
         dataset, study, picture, _ = Path(figure).name.split(".")
         assert command("tune-figure", dataset, study, picture, "--config", file)[0] == 0

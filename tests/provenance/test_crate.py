@@ -66,7 +66,7 @@ def test_every_run_is_an_action_from_its_inputs_to_its_outputs(packed):
     actions = {action.id: action for action in crate.get_by_type("CreateAction")}
     runs = sorted(path.parent for folder in ("runs", "ablation") for path in Path("results", folder).rglob("run.json"))
     assert {f"#{run.as_posix()}" for run in runs} <= {unquote(action) for action in actions}
-    assert len(actions) == len(runs) + 1  # teacher and student are one model here, which has one profile
+    assert len(actions) == len(runs) + 2  # teacher and student are two networks of one model: two profiles
     action = actions[f"#{RUNS}/distilled/seed0"]
     about = read_json(RUNS / "distilled/seed0/run.json")
     inputs = {entity["sha256"] for entity in action["object"]}

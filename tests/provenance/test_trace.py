@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from dvfl import paths
 from dvfl.files import read_json, sha256
 from dvfl.provenance.records import Records
 
@@ -84,6 +85,7 @@ def test_a_record_that_does_not_name_its_teacher_is_traced_by_the_weights(trace)
 def test_a_profile_and_a_count_are_traced_to_their_files(trace):
     (profile,) = trace(table="efficiency", metric="params")["profiles"]
     assert read_json(profile["path"])["params"] == profile["params"]
+    assert profile["path"] == str(paths.profile_path(profile["name"])) and profile["overrides"]["embed_dim"] == 6
     assert profile["commit"] == read_json(RUNS / "student/seed0/run.json")["commit"]
     files = trace(table="accuracy", metric="clips")["files"]
     assert [each["path"] for each in files] == [

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dvfl import paths
+
 RUNS = Path("results/runs/colours/split1/as_described")
 
 
@@ -113,8 +115,8 @@ def test_one_number_of_a_table_is_named(verify):
 
 
 def test_one_number_of_a_profile_is_named_by_its_table(verify):
-    profile = next(Path("results/profile").glob("*.json"))
-    change_json(profile, "params", value=1)
+    first = pd.read_csv("results/tables/efficiency.csv").iloc[0]
+    change_json(paths.profile_path(first["model"]), "params", value=1)
     assert any(line.startswith("results/tables/efficiency.csv: row 1, value: ") for line in verify()[1])
 
 

@@ -14,16 +14,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dvfl import paths, plan
+from dvfl import networks, paths, plan
 from dvfl.ablate.trials import study_trials
 from dvfl.audit import findings
 from dvfl.config import Config, check_config
 from dvfl.distill.released_loss import released_loss
 from dvfl.evaluate.score import score_predictions
+from dvfl.networks import Network, Profiled
 from dvfl.report import inputs
 from dvfl.report.ablation import runs_by_trial
 from dvfl.report.checks import SHOWN
-from dvfl.report.inputs import profiled_models
 from dvfl.report.tables import TABLES, read_table, write_all, write_table
 from dvfl.run import Run
 
@@ -92,8 +92,8 @@ def write_results(config: Config, classes: int = 4, groups: int = 12, per_group:
                 _write_choice(dataset, study, study_trials(settings))
     paths.released_loss_path().parent.mkdir(parents=True, exist_ok=True)
     released_loss(temperatures=(1, 10, 20)).to_csv(paths.released_loss_path(), index=False)
-    for model in profiled_models(config):
-        _write_profile(config, model, classes)
+    for network, profiled in networks.profiled(config).items():
+        _write_profile(config, network, profiled, classes)
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -242,16 +242,21 @@ PARAMS = {
 }
 
 
-def _write_profile(config: Config, model: str, classes: int) -> None:
-    params, gmacs = PARAMS[model]
-    paper = model in config.profile.paper_models
+def _write_profile(config: Config, network: Network, profiled: Profiled, classes: int) -> None:
+    params, gmacs = PARAMS[network.model]
+    if network.model in config.profile.paper_models:
+        gmacs *= (network.img_size / 224) ** 2
+    overrides = {} if profiled.run is None else plan.run_settings(config, profiled.run).network.model_overrides
+    if "embed_dim" in overrides:
+        params, gmacs = (value * (overrides["embed_dim"] / 96) ** 2 for value in (params, gmacs))
     _write_json(
-        paths.profile_path(model),
+        paths.profile_path(profiled.name),
         {
-            "model": model,
-            "num_classes": 101 if paper else classes,
-            "frames": 8,
-            "img_size": 224 if paper else 32,
+            "model": network.model,
+            "num_classes": 101 if profiled.run is None else classes,
+            "frames": network.frames,
+            "img_size": network.img_size,
+            "overrides": overrides,
             "params": params,
             "gmacs": gmacs,
             "gflops": 2 * gmacs,
@@ -276,7 +281,8 @@ def _write_profile(config: Config, model: str, classes: int) -> None:
                     "peak_memory_increase_mb": params / 1e5,
                 }
             ],
-            "mlflow_run_id": f"profile-{model}",
+            "name": profiled.name,
+            "mlflow_run_id": f"profile-{profiled.name}",
         },
     )
 

@@ -11,6 +11,7 @@ import pytest
 from dvfl import paths
 from dvfl.report import claims as claims_table
 from dvfl.report import inputs
+from dvfl.report.ablation import build_ablation
 from dvfl.report.accuracy import build_accuracy
 from dvfl.report.claims import build_claims
 from dvfl.report.efficiency import build_efficiency
@@ -247,3 +248,73 @@ def test_a_smaller_input_is_another_number(tree):
     config = tree()
     inputs.PUBLISHED.write_text(HEADER + claim(50), encoding="utf-8")
     assert "needs an input of 8x224x224" in build_claims(config).iloc[0]["setting"]
+
+
+# ------------------------------------------------------------------------------------------- networks of a paper's name
+
+AT_112 = {
+    "input": {"img_size": 112, "short_side": 128},
+    "teacher": {"model": "video_focalnet_base"},
+    "student": {"model": "vfl_net", "clips_per_class": 10},
+}
+NARROW = {"network": "student", "set": {"student.model_overrides": {"embed_dim": 48}}}
+GMACS = 27.2  # of vfl_net in the synthetic results
+
+
+def values(frame: pd.DataFrame, metric: str) -> dict[str, float]:
+    return select(frame, metric=metric).set_index("model")["value"].to_dict()
+
+
+def test_a_network_of_a_papers_name_at_another_input_has_rows_of_its_own(tree, make_config):
+    config = tree(make_config(datasets=["motions"], **AT_112))
+    table = build_efficiency(config)
+    gmacs = values(table, "gmacs")
+    assert gmacs["vfl_net"] == GMACS and gmacs["vfl_net.112px"] == pytest.approx(GMACS / 4)
+    rows = select(table, metric="gmacs").set_index("model")
+    assert rows.loc["vfl_net.112px", "arm"] == "student, distilled" and rows.loc["vfl_net", "arm"] == "student"
+    assert rows.loc["vfl_net.112px", ["setting", "run_ids"]].tolist() == [
+        "input=8x112x112; classes=4",
+        "profile-vfl_net.112px",
+    ]
+    pairs = select(table, metric="gmacs_ratio")
+    assert pairs["model"].tolist() == ["video_focalnet_base / vfl_net", "video_focalnet_base.112px / vfl_net.112px"]
+    assert pairs["published"].notna().tolist() == [True, False]
+    models = select(build_accuracy(config), metric="top1").set_index("arm")["model"]
+    assert models["teacher"] == "video_focalnet_base.112px" and models["student"] == "vfl_net.112px"
+
+
+def test_what_was_published_is_tested_on_the_papers_size_alone(tree, make_config):
+    beside = build_claims(tree(make_config(datasets=["motions"], **AT_112)))
+    assert select(beside, metric="params")["value"].notna().all()
+    profile = {"paper_models": ["video_focalnet_base"]}
+    alone = build_claims(tree(make_config(datasets=["motions"], profile=profile, **AT_112)))
+    assert pd.isna(select(alone, metric="params", model="vfl_net").iloc[0]["value"])
+    ratios = alone[alone["unit"] == "ratio"]
+    assert len(ratios) == 5 and ratios["value"].isna().all()
+
+
+def test_arms_of_one_model_with_other_overrides_have_rows_of_their_own(tree, make_config):
+    arms = make_config().model_dump(mode="json")["arms"] | {"narrow": NARROW}
+    config = tree(make_config(datasets=["motions"], arms=arms, **AT_112))
+    params = values(build_efficiency(config), "params")
+    assert params["vfl_net.112px.embed_dim=48"] == pytest.approx(params["vfl_net.112px"] / 4, rel=1e-5)
+    models = select(build_accuracy(config), metric="top1").set_index("arm")["model"]
+    assert models["narrow"] == "vfl_net.112px.embed_dim=48" and models["student"] == "vfl_net.112px"
+
+
+def test_each_data_set_has_the_costs_of_its_own_classes(tables):
+    for metric in ("params", "gmacs_ratio"):
+        models = select(tables["efficiency"], metric=metric)["model"]
+        assert models.str.endswith("w12_d1121.classes_of=other_set").sum() == 1 and models.is_unique
+
+
+def test_a_trial_is_named_by_the_network_that_it_trains(tree, make_config):
+    widths = {"arms": ["student"], "grid": {"student.model_overrides.embed_dim": [48, 96]}, "evaluate_on": "test"}
+    ablation = {
+        "run": ["widths"],
+        "studies": {"widths": widths | {"reference": {"student.model_overrides.embed_dim": 96}}},
+    }
+    config = tree(make_config(datasets=["motions"], ablation=ablation, chosen_by=[], **AT_112))
+    table = build_ablation(config)
+    assert select(table, metric="top1")["model"].tolist() == ["vfl_net.112px.embed_dim=48", "vfl_net.112px"]
+    assert set(select(table, metric="top1_difference")["model"]) == {"vfl_net.112px.embed_dim=48 - vfl_net.112px"}

@@ -13,6 +13,7 @@ from dvfl.report.figures.confusion import most_confused
 from dvfl.report.inputs import figure_inputs
 from dvfl.report.rows import select
 from dvfl.report.style import RC, looks, style
+from dvfl.report.tables import read_table
 
 
 @pytest.fixture
@@ -50,6 +51,30 @@ def test_tradeoff_is_that_of_the_tables(config, tables):
     table = select(tables["accuracy"], dataset="motions", arm="distilled")
     assert row["top1"] == select(table, metric="top1")["value"].iloc[0]
     assert row["params"] == 0.361234 and row["latency_ms"] == pytest.approx(3.11004)
+
+
+def test_tradeoff_has_the_cost_of_the_networks_that_were_trained(tree, make_config, make_tables):
+    """Where the paper's size of the same name is profiled beside them, and arms of one model differ."""
+    arms = make_config().model_dump(mode="json")["arms"]
+    arms["narrow"] = {"network": "student", "set": {"student.model_overrides": {"embed_dim": 48}}}
+    config = make_config(
+        input={"img_size": 112, "short_side": 128},
+        teacher={"model": "video_focalnet_base"},
+        student={"model": "vfl_net", "clips_per_class": 10},
+        arms=arms,
+    )
+    make_tables(tree(config))
+    efficiency = read_table("results/tables/efficiency.csv")
+    for name in ("accuracy_vs_params", "accuracy_vs_gmacs"):
+        frame = FIGURES[name].data(config).set_index(["dataset", "arm"])
+        for metric in ("params", "gmacs", "latency_ms"):
+            table = select(efficiency, metric=metric).set_index("model")["value"]
+            for arm, model in (("student", "vfl_net.112px"), ("narrow", "vfl_net.112px.embed_dim=48")):
+                assert frame.loc[("motions", arm), "model"] == model
+                assert frame.loc[("motions", arm), metric] == table[model]
+                if metric != "params":  # the input does not change the parameters
+                    assert table[model] < table["vfl_net"]
+                assert frame.loc[("other_set", arm), metric] == table[f"{model}.classes_of=other_set"]
 
 
 def test_heat_map_marks_choice_and_baseline(config):

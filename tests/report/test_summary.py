@@ -75,3 +75,18 @@ def test_no_distilled_arm(tree, make_config):
     config = tree(make_config(arms=arms, ablation={"run": [], "studies": {}}, chosen_by=[]))
     tables = {name: TABLES[name](config) for name in ("accuracy", "efficiency")}
     assert "compares no distilled arm" in said(summary(config, tables))
+
+
+def test_the_costs_are_those_of_the_networks_that_were_trained(tree, make_config):
+    config = tree(
+        make_config(
+            datasets=["motions"],
+            input={"img_size": 112, "short_side": 128},
+            teacher={"model": "video_focalnet_base"},
+            student={"model": "vfl_net", "model_overrides": {"embed_dim": 48}, "clips_per_class": 10},
+        )
+    )
+    lines = said(summary(config, {name: TABLES[name](config) for name in ("accuracy", "efficiency")})).splitlines()
+    teacher, student = (next(line for line in lines if f" {arm} " in line) for arm in ("teacher", "student"))
+    assert "video_focalnet_base.112px" in teacher and "157 │" in teacher and " 55.2 │" in teacher  # 220.9 / 4 GMACs
+    assert "5.55 │" in student and " 1.7 │" in student  # a quarter of vfl_net's parameters, a sixteenth of its GMACs

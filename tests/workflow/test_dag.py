@@ -135,6 +135,27 @@ def test_the_protocols_differences_are_a_target_of_their_own(tmp_path):
     assert not {"tables", "figures", "profile", "distil"} & set(jobs)
 
 
+def test_networks_of_one_name_have_a_job_each(tmp_path):
+    """The default's profiles have the names that they always had; a paper's name at another input says so."""
+    file = tmp_path / "at_112.yaml"
+    narrow = {"network": "student", "set": {"student.model_overrides": {"embed_dim": 32}}}
+    at_112 = {
+        "input": {"img_size": 112, "short_side": 128},
+        "student": {"model": "vfl_net"},
+        "arms": {"narrow": narrow},
+    }
+    file.write_text(yaml.safe_dump(at_112))
+    paper = {"video_focalnet_base", "video_focalnet_small", "video_focalnet_tiny", "vfl_net"}
+    teacher = "video_focalnet_w24_d1121"
+    for config, own in (
+        ([], {teacher, "video_focalnet_w12_d1121"}),
+        (["--configfile", str(file)], {teacher, "vfl_net.112px", "vfl_net.112px.embed_dim=32"}),
+    ):
+        said = snakemake(tmp_path, "-n", "-p", "--cores", "2", *config).stdout
+        assert set(re.findall(r"Measuring (\S+), alone", said)) == paper | own
+        assert set(re.findall(r"dvfl profile (\S+) --threads", said)) == paper | own
+
+
 def test_how_cost_grows_is_measured_on_demand_alone(tmp_path):
     asked = snakemake(tmp_path, "-n", "--cores", "2", "--", "growth").stdout
     assert dict(re.findall(r"^(\w+) +(\d+)$", asked, flags=re.M)) == {"growth": "1", "total": "1"}

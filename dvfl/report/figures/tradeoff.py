@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from dvfl.config import Config
+from dvfl.networks import profile_names
 from dvfl.report import style
 from dvfl.report.accuracy import shown_splits
 from dvfl.report.inputs import TABLES
@@ -28,7 +29,8 @@ _APART = 1.06  # arms of one model stand side by side, this factor apart
 def data(config: Config) -> pd.DataFrame:
     """dataset, split, arm, model, top1, ci_low, ci_high, chance (percent), params (million), gmacs, latency_ms.
 
-    One row per arm; where a data set has several splits, their mean. Models are the run's own, at its own input size.
+    One row per arm; where a data set has several splits, their mean. Cost is that of the very network that the arm
+    trains on the data set, at its own input size.
     """
     accuracy = select(read_table(TABLES / "accuracy.csv"), metric="top1")
     efficiency = read_table(TABLES / "efficiency.csv")
@@ -37,9 +39,11 @@ def data(config: Config) -> pd.DataFrame:
     shown = shown.rename(columns={"value": "top1"}).reset_index(drop=True)
     classes = {dataset: read_index(dataset)["label"].nunique() for dataset in config.datasets}
     shown["chance"] = 100 / shown["dataset"].map(classes)
+    names = profile_names(config)
+    profiles = pd.Series([names[place] for place in zip(shown["dataset"], shown["arm"], strict=True)], dtype=object)
     for metric in _LABELS:
-        of_model = select(efficiency, metric=metric).drop_duplicates("model")
-        shown[metric] = shown["model"].map(of_model.set_index("model")["value"])
+        of_profile = select(efficiency, metric=metric).drop_duplicates("model")
+        shown[metric] = profiles.map(of_profile.set_index("model")["value"])
     return shown
 
 
