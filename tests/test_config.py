@@ -254,6 +254,26 @@ def test_values_that_do_not_go_together_are_refused(values, said):
     assert said in complaint(merge(RAW, values))
 
 
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("seeds", [0, 1, 0]),
+        ("arms/student/seeds", [3, 3]),
+        ("ablation/studies/sweep/seeds", [0, 0]),
+        ("ablation/studies/sweep/arms", ["distilled", "distilled"]),
+        ("ablation/run", ["sweep", "sweep"]),
+        ("chosen_by", ["sweep", "sweep"]),
+        ("datasets", ["mine", "mine"]),
+        ("dataset_definitions/mine/splits", ["fold*of3", "fold2of3"]),
+        ("profile/batch_sizes", [4, 4]),
+    ],
+)
+def test_what_is_named_twice_is_refused(key, values):
+    line = complaint(raw(key, values))
+    assert line.startswith(f"{key.replace('/', '.')}: names {values[-1]!r} twice; leave one of them out")
+    assert "\n" not in line
+
+
 def test_each_of_several_mistakes_has_a_line_of_its_own():
     values = merge(RAW, {"train": {"epoch": 3, "lr": -1}, "distill": {"alpha": 2}, "sead": [1]})
     lines = complaint(values).splitlines()

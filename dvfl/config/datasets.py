@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from dvfl.config.section import Count, Name, Positive, Section
+from dvfl.config.section import Count, EachOnce, Name, Positive, Section
 
 
 def _at_home(path: Path) -> Path:
@@ -97,7 +97,7 @@ class DatasetDefinition(Section):
         "there is one, names what splits fold<k>of<n> leave out of all classes at once (UCF50: g01 to g25).",
     )
     lists: ListsConfig | None = Field(None, description="Published lists of which clips train and test.")
-    splits: Annotated[list[SplitName], BeforeValidator(_each_fold)] = Field(
+    splits: Annotated[list[SplitName], BeforeValidator(_each_fold), EachOnce] = Field(
         ["split1"],
         min_length=1,
         description="Names of the splits to run: split<k> (the owner's list, else drawn by group), released, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -16,6 +16,19 @@ Name = Annotated[str, Field(pattern=NAME)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _each_once(values: list[Any]) -> list[Any]:
+    """The same seed twice would be one training counted as two; a name twice, its work done or shown twice."""
+    twice = next((value for place, value in enumerate(values) if value in values[:place]), None)
+    if twice is not None:
+        raise ValueError(f"names {twice!r} twice; leave one of them out")
+    return values
+
+
+EachOnce = AfterValidator(_each_once)
+Seed = Annotated[int, Field(ge=0)]
+Seeds = Annotated[list[Seed], Field(min_length=1), EachOnce]
 
 
 def _known_model(name: str) -> str:

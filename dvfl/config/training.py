@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from dvfl.config.divergences import PARAMETERS, AlphaDivergenceConfig, DistConfig, DivergenceName, DkdConfig
-from dvfl.config.section import Count, Fraction, ModelName, Name, Positive, Section
+from dvfl.config.section import Count, Fraction, ModelName, Name, Positive, Section, Seeds
 
 DropPath = Annotated[float, Field(ge=0.0, lt=1.0)]
 Deviation = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -369,7 +369,5 @@ class DistillConfig(Section):
 class ArmConfig(Section):
     network: Literal["teacher", "student"] = Field(description="Which network the arm trains.")
     distil_from: Name | None = Field(None, description="Arm whose weights teach this one; None: labels only.")
-    seeds: list[Annotated[int, Field(ge=0)]] | None = Field(
-        None, min_length=1, description="Seeds of this arm; None: the run's seeds."
-    )
+    seeds: Seeds | None = Field(None, description="Seeds of this arm; None: the run's seeds.")
     set: dict[str, Any] = Field({}, description="Dotted config keys that differ for this arm.")
