@@ -44,7 +44,7 @@ def config_of(project, root: Path, **definition) -> Path:
 def test_a_misspelt_key(empty_project, fails):
     file = empty_project.config_file({"distill": {"temprature": 4}, "train": {"epochs": "many"}})
     assert fails("runs", "--config", file).splitlines() == [
-        "dvfl: train.epochs: input should be a valid integer, unable to parse string as an integer (given: 'many')",
+        "dvfl: train.epochs: input should be a valid integer, not text (given: 'many')",
         "dvfl: distill.temprature: there is no such key; did you mean 'temperature'?",
     ]
 

@@ -158,6 +158,15 @@ def test_a_data_set_called_like_a_key_gets_the_suggestions_of_a_data_set():
 # --------------------------------------------------------------------------------------------------- wrong values
 
 
+def test_numbers_are_taken_as_yaml_has_them():
+    values = yaml.safe_load("{train: {lr: 1e-3, weight_decay: 1.5e2, mixup: 1}, input: {crop_area: [1e-1, 1]}}")
+    assert values["train"]["lr"] == "1e-3"  # what PyYAML makes of it
+    config = check_config(merge(RAW, values))
+    assert (config.train.lr, config.train.weight_decay, config.train.mixup) == (0.001, 150.0, 1.0)
+    assert config.input.crop_area == (0.1, 1.0)
+    assert network_train(override(config, {"student.train.lr": "2e-3"}), "student").lr == 0.002
+
+
 @pytest.mark.parametrize(
     ("key", "value", "allowed"),
     [
@@ -176,12 +185,27 @@ def test_a_data_set_called_like_a_key_gets_the_suggestions_of_a_data_set():
         ("evaluate/drop_last", 1, "greater than or equal to 2"),
         ("train/epochs", "ten", "valid integer"),
         ("train/epochs", 2.5, "integer"),
+        ("train/epochs", True, "valid integer"),
+        ("train/epochs", "3", "valid integer, not text"),
+        ("train/lr", float("inf"), "finite number"),
+        ("train/lr", "0.1", "valid number, not text"),
+        ("train/clip_grad_norm", float("inf"), "finite number"),
+        ("train/compile", 1, "valid boolean"),
+        ("train/compile", "yes", "valid boolean, not text"),
+        ("train/device", "gpu", "is not a device; use auto, cpu, cuda or cuda:<n>"),
+        ("train/device", "cuda:one", "is not a device"),
+        ("distill/alpha", True, "valid number"),
+        ("distill/temperature", float("inf"), "finite number"),
+        ("evaluate/crops", True, "1 or 3"),
+        ("dataset_definitions/mine/root", 3, "should be the path of a folder"),
         ("train/lr", 0, "greater than 0"),
         ("train/label_smoothing", 1.0, "less than 1"),
         ("train/workers", -1, "greater than or equal to 0"),
         ("train/precision", "half", "'auto', 'float32', 'bfloat16' or 'float16'"),
         ("seeds", [], "at least 1"),
         ("seeds", [-1], "greater than or equal to 0"),
+        ("seeds", ["1"], "valid integer, not text"),
+        ("seeds", [True], "valid integer"),
         ("datasets", "mine", "valid list"),
         ("evaluate/crops", 2, "1 or 3"),
         ("protocol", "as_imagined", "'as_described'"),

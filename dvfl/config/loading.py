@@ -286,6 +286,8 @@ def _explain(model: type[BaseModel], item: Mapping[str, Any], prefix: tuple[str,
         return f"{path}.type: is missing; give float, int or categorical"
     message = item["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
+    if isinstance(given, str) and item["type"] in ("int_type", "float_type", "bool_type"):
+        message += ", not text"  # of '1' the quotation marks are easily overlooked
     if not path:  # the whole config: the message names the key itself
         return message
     shown = "" if isinstance(given, (Mapping, BaseModel)) else f" (given: {redact(repr(given))})"

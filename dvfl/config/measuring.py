@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from dvfl.config.section import Count, EachOnce, Fraction, ModelName, Name, Positive, Section, Seeds
+from dvfl.config.section import Count, EachOnce, Fraction, ModelName, Name, Number, Positive, Section, Seeds
 from dvfl.config.tuning import DatabaseUrl, TuneConfig
 from dvfl.models.registry import check_model
 
 
+def _no_truth(number: Any) -> Any:
+    """To pydantic's literals, unlike its numbers, true is 1."""
+    if isinstance(number, bool):
+        raise ValueError("should be 1 or 3")
+    return number
+
+
 class EvaluateConfig(Section):
     clips: Count = Field(1, description="Temporal clips of a test clip [1 or 4].")
-    crops: Literal[1, 3] = Field(1, description="Spatial crops of a test clip [1 or 3].")
+    crops: Annotated[Literal[1, 3], BeforeValidator(_no_truth)] = Field(
+        1, description="Spatial crops of a test clip [1 or 3]."
+    )
     frames: Literal["even", "random"] = Field(
         "even",
         description="Frames of several temporal clips: spread evenly over the segments, or drawn at random, as the "
@@ -26,7 +35,6 @@ class EvaluateConfig(Section):
     )
     drop_last: int | None = Field(
         None,
-        strict=True,  # true would be a batch of one clip, which leaves out none
         ge=2,
         description="Clips of the batches of which the last is left out where it is incomplete, however many views a "
         "clip has: 2 leaves out the last clip of an odd number, in the order of their ids; None: every clip is tested "
@@ -178,7 +186,7 @@ class AuditConfig(Section):
         description="Compare the clips' pictures, too (every clip is decoded once more); not those of the embedded "
         "data set, whose small smooth scenes look alike by chance.",
     )
-    distance: float = Field(
+    distance: Number = Field(
         10.0,
         ge=0,
         le=32,

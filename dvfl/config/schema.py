@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from dvfl.config.datasets import DatasetDefinition, FetchConfig
+from dvfl.config.datasets import DatasetDefinition, FetchConfig, Folder
 from dvfl.config.measuring import (
     AblationConfig,
     AuditConfig,
@@ -37,7 +36,7 @@ class Config(Section):
     weights_definitions: dict[Name, WeightsDefinition] = Field(
         {}, description="Weights to fetch, by name; those of config/weights.yaml are known already."
     )
-    root: Path | None = Field(
+    root: Folder | None = Field(
         None, description="Short for dataset_definitions.<name>.root of the one folder data set that is run."
     )
     protocol: Protocol = Field(
