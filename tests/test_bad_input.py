@@ -49,6 +49,14 @@ def test_a_misspelt_key(empty_project, fails):
     ]
 
 
+def test_an_argument_that_the_model_does_not_have(empty_project, fails):
+    file = empty_project.config_file({"student": {"model_overrides": {"embed_dims": 7}}})
+    assert fails("runs", "--config", file) == (
+        "dvfl: student.model_overrides.embed_dims: there is no such argument of video_focalnet_tiny; "
+        "did you mean 'embed_dim'?\n"
+    )
+
+
 def test_an_unknown_run(project, fails):
     said = fails("train", "results/runs/colours/split1/as_described/studnet/seed0", "--config", project.config_file())
     assert "studnet/seed0: the config has no such run; it has, for example" in said

@@ -349,6 +349,36 @@ def test_keys_of_arms_and_studies_are_checked_before_anything_runs(values, place
     assert said in line
 
 
+@pytest.mark.parametrize(
+    ("model", "key", "said"),
+    [
+        ("vfl_net", "embed_dims", "there is no such argument of vfl_net; did you mean 'embed_dim'?"),
+        ("vfl_net", "num_classes", "is how many classes the data set has; leave it out"),
+        ("vfl_net", "num_frames", "is set by input.frames; leave it out here"),
+        ("timm/test_resnet", "img_size", "is set by input.img_size; leave it out here"),
+        ("timm/test_resnet", "drop_pathrate", "there is no such argument of timm/test_resnet"),
+        ("r3d_18", "zero_init", "there is no such argument of r3d_18"),
+    ],
+)
+def test_an_argument_that_a_model_does_not_take_is_refused_before_anything_runs(model, key, said):
+    values = {"student": {"model": model, "model_overrides": {key: 1}}}
+    assert complaint(merge(RAW, values)) == f"student.model_overrides.{key}: {said}"
+
+
+def test_arguments_that_a_model_takes_pass_and_those_of_trials_are_checked_too():
+    for model, overrides in (
+        ("vfl_net", {"embed_dim": 24, "use_postln": True}),
+        ("timm/test_resnet", {"drop_rate": 0.1}),
+        ("r3d_18", {"zero_init_residual": True}),
+    ):
+        check_config(merge(RAW, {"student": {"model": model, "model_overrides": overrides}}))
+    trial = {"ablation": {"studies": {"sweep": {"points": [{"student.model_overrides.dephts": [1, 1]}]}}}}
+    assert complaint(merge(RAW, trial)) == (
+        "ablation.studies.sweep: student.model_overrides.dephts: there is no such argument of video_focalnet_tiny; "
+        "did you mean 'depths'?"
+    )
+
+
 # ------------------------------------------------------------------------------------------------ merging, overriding
 
 

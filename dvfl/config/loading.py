@@ -19,6 +19,7 @@ from dvfl.config.protocols import Protocol, effect_trials, preset
 from dvfl.config.schema import Config
 from dvfl.config.section import ConfigError, nearest
 from dvfl.config.training import TrainConfig
+from dvfl.models.overrides import ELSEWHERE, unknown_override
 from dvfl.models.registry import check_model
 from dvfl.redaction import redact
 
@@ -241,10 +242,18 @@ def _check_network(config: Config, role: Literal["teacher", "student"]) -> Train
     """A network's training, which is sound; its model takes the clips, as far as can be told without building it."""
     train = network_train(config, role)
     network, clips = getattr(config, role), config.input
+    size = {"num_frames": clips.frames, "img_size": clips.img_size}
+    for key in network.model_overrides.keys() & ELSEWHERE.keys():
+        raise ConfigError(f"{role}.model_overrides.{key}: {ELSEWHERE[key]}")
     try:
-        check_model(network.model, num_frames=clips.frames, img_size=clips.img_size, **network.model_overrides)
+        check_model(network.model, **size, **network.model_overrides)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{role}.model: {error}; change {role}.model, its model_overrides, or input") from error
+    if network.model_overrides and (unknown := unknown_override(network.model, network.model_overrides, **size)):
+        key, known = unknown
+        raise ConfigError(
+            f"{role}.model_overrides.{key}: there is no such argument of {network.model}{nearest(key, known)}"
+        )
     return train
 
 
