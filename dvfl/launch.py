@@ -20,8 +20,8 @@ from filelock import FileLock, Timeout
 from dvfl import paths, steps
 from dvfl.config import PROJECT, Config, check_config, digest, merge
 from dvfl.config.loading import read_yaml
-from dvfl.errors import UserError
-from dvfl.files import atomic
+from dvfl.errors import UserError, is_users_to_mend
+from dvfl.files import atomic, in_words
 from dvfl.resources import Resources, usable_cores
 from dvfl.train.devices import visible_gpus
 
@@ -31,8 +31,10 @@ def own_lines() -> Iterator[None]:
     """Exits with the lines of a user's mistake alone: Snakemake would bury them in places of the code."""
     try:
         yield
-    except UserError as error:
-        print("\n".join(f"dvfl: {line}" for line in str(error).splitlines()), file=sys.stderr)
+    except Exception as error:
+        if not is_users_to_mend(error):
+            raise
+        print("\n".join(f"dvfl: {line}" for line in in_words(error).splitlines()), file=sys.stderr)
         sys.exit(1)
 
 
@@ -54,10 +56,10 @@ def config_for_jobs(raw: Mapping[str, Any], workflow: Any) -> Config:
     with own_lines():
         config = check_config(raw)
         steps.check_before_work(config)
-    file = paths.RESULTS / f".config/{digest(raw)}.yaml"
-    if not file.exists():
-        with atomic(file) as partial:
-            partial.write_text(yaml.safe_dump(dict(raw), sort_keys=False))
+        file = paths.RESULTS / f".config/{digest(raw)}.yaml"
+        if not file.exists():
+            with atomic(file) as partial:
+                partial.write_text(yaml.safe_dump(dict(raw), sort_keys=False))
     os.environ["DVFL_CONFIG"] = str(file)
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return config

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 
 from dvfl.data.index import read_index
+from tests.workflow.conftest import snakemake
 
 
 @pytest.fixture
@@ -208,3 +210,57 @@ def test_a_shared_disk_that_is_read_only(project, read_only, fails, monkeypatch)
     said = fails("train", "results/runs/colours/split1/as_described/student/seed0", "--config", file)
     monkeypatch.chdir(project.root)
     assert "cannot write" in said and "the file system is read-only; choose another place" in said
+
+
+@pytest.mark.parametrize("what", ["a file", "a link that leads nowhere"])
+@pytest.mark.parametrize("through", ["dvfl", "snakemake"])
+def test_results_that_are_no_folder(empty_project, fails, what, through):
+    results, file = empty_project.root / "results", empty_project.config_file()
+    results.touch() if what == "a file" else results.symlink_to("nowhere")
+    if through == "dvfl":
+        said = fails("results", "--config", file)
+    else:
+        said = snakemake(empty_project.root, "-n", "--cores", "1", "--configfile", str(file), check=False).stdout
+    *before, line = said.splitlines()
+    assert line.startswith("dvfl: cannot write results/.config/") and "move that file away" in line
+    assert not any("Error" in each for each in before)
+
+
+@pytest.fixture
+def without_privileges() -> list[str]:
+    """What to put before a command so that permissions hold for it, too, where the tests run as root."""
+    if os.geteuid():
+        return []
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    if shutil.which("setpriv") is None or subprocess.run([*drop, "true"], capture_output=True).returncode:
+        pytest.skip("root may read everything here, and cannot give that up")
+    return drop
+
+
+@pytest.fixture
+def closed(clips) -> Iterator[Path]:
+    """A class's folder that its owner may not read."""
+    (clips / "red").chmod(0)
+    yield clips / "red"
+    (clips / "red").chmod(0o755)
+
+
+SNAKEFILE = Path(__file__).parents[1] / "Snakefile"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["dvfl", "index", "colours", "--config"],
+        ["dvfl", "results", "--config"],
+        ["snakemake", "--snakefile", str(SNAKEFILE), "-n", "--cores", "1", "--configfile"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_a_folder_that_may_not_be_read(empty_project, clips, closed, without_privileges, words):
+    command = [*without_privileges, sys.executable, "-m", *words, config_of(empty_project, clips)]
+    environment = os.environ | {"PYTHONPATH": str(SNAKEFILE.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    key = "" if "index" in words else "dataset_definitions.colours.root: "
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1 and line.startswith(f"dvfl: {key}cannot read {closed}: its permissions")

@@ -66,6 +66,14 @@ def make_split(index: pd.DataFrame, definition: DatasetDefinition, name: str) ->
     return split
 
 
+def check_drawn(clips: pd.DataFrame, definition: DatasetDefinition) -> None:
+    """Raise DataError where a class has too few groups for a split that is drawn; `clips` has class_name and group."""
+    drawn = [name for name in definition.splits if definition.lists_of(name) is None]
+    needed = [2 if name.startswith("clips") else len(SUBSETS) for name in drawn]
+    if needed:
+        _check_groups(clips, max(needed), clips)
+
+
 def published_list(definition: DatasetDefinition, name: str) -> pd.DataFrame | None:
     """The published list that a split follows, as `read_lists` has it; None where the split is drawn."""
     which = definition.lists_of(name)
