@@ -111,6 +111,21 @@ def test_a_class_with_fewer_groups_than_subsets(empty_project, clips, fails, com
     assert "class 'red' has 2 groups" in said and "needs 3" in said and "add clips" in said
 
 
+def test_a_class_that_a_list_leaves_without_test_clips(empty_project, clips, fails, command):
+    names = sorted(path.relative_to(clips).as_posix() for path in clips.rglob("*.avi"))
+    lists = empty_project.root / "lists"
+    lists.mkdir()
+    tested = [name for name in names if "g0" in name and "red" not in name]
+    (lists / "trainlist01.txt").write_text("".join(f"{name} 1\n" for name in names if name not in tested))
+    (lists / "testlist01.txt").write_text("".join(f"{name}\n" for name in tested))
+    file = config_of(empty_project, clips, lists={"official": str(lists)})
+    assert command("index", "colours", "--config", file)[0] == 0
+    assert fails("split", "colours", "split1", "--config", file) == (
+        f"dvfl: colours: splits: split1 of {lists}: class 'red' has no clip in subset 'test' of the split; add such "
+        f"clips, or leave it out\n"
+    )
+
+
 def test_clips_of_which_none_can_be_used(empty_project, clips, fails):
     for path in clips.rglob("*.avi"):
         path.write_text("no video")
