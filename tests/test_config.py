@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,6 +23,7 @@ from dvfl.config import (
     network_train,
     override,
 )
+from dvfl.config.loading import read_yaml
 
 FOLDER = DEFAULT_CONFIG.parent
 RAW: dict[str, Any] = {
@@ -477,6 +479,8 @@ def test_a_file_that_is_no_config_is_named(tmp_path, content, said):
         ("a: 1\nb: [1, 2\nc: 3\n", ":3: is not valid YAML: expected ',' or ']', but got ':'"),
         ("a: 1\n\tb: 2\n", ":2: is not valid YAML: found character '\\t' that cannot start any token"),
         ("a: \x07\n", ": is not valid YAML: unacceptable character"),
+        ("seeds: [0]\ntrain: {epochs: 3}\nseeds: [1]\n", ":3: is not valid YAML: 'seeds' stands there a second time"),
+        ("train:\n  lr: 1\n  lr: 2\n", ":3: is not valid YAML: 'lr' stands there a second time; leave one"),
     ],
 )
 def test_what_is_no_yaml_is_shown_in_one_line(tmp_path, content, said):
@@ -486,6 +490,12 @@ def test_what_is_no_yaml_is_shown_in_one_line(tmp_path, content, said):
         load_config(file)
     (line,) = str(error.value).splitlines()
     assert line.startswith(f"{file}{said}"), line
+
+
+def test_a_key_may_replace_what_a_merge_brings(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("a: &a {epochs: 1}\nb: &b {<<: *a, epochs: 2}\nc: {<<: *b, epochs: 3}\nd: {<<: *b}\n")
+    assert read_yaml(file) == {name: {"epochs": epochs} for name, epochs in zip("abcd", (1, 2, 3, 2), strict=True)}
 
 
 def test_a_config_file_that_is_not_there_or_is_a_folder_is_named(tmp_path):
@@ -529,6 +539,30 @@ def test_weights_are_given_by_path_or_by_a_name_that_is_known():
     arm = {"arms": {"student": {"set": {"student.start_from": "focalnet_huge_srf"}}}}
     with pytest.raises(ConfigError, match=r"arms\.student\.set: student\.start_from: 'focalnet_huge_srf'"):
         load_config(DEFAULT_CONFIG, values=arm)
+
+
+def test_an_address_of_weights_is_theirs_by_name_wherever_it_stands():
+    one, other = "https://example.org/a/big.pth", "https://example.org/b/big.pth?download=1"
+    values = {
+        "teacher": {"weights": one},
+        "arms": {"student": {"set": {"student.start_from": other}}},
+        "ablation": {
+            "studies": {"sweep": {"arms": ["student"], "grid": {"student.start_from": [one, other, None]}}},
+            "tune": {"search": {"arm": "student", "space": {}}},
+        },
+    }
+    choice = {"type": "categorical", "choices": [one, None]}
+    values["ablation"]["tune"]["search"]["space"] = {"student.start_from": choice}
+    config = load_config(DEFAULT_CONFIG, values=values)
+    (a,), (b,) = (
+        [name for name, weights in config.weights_definitions.items() if weights.urls == [url]] for url in (one, other)
+    )
+    assert a != b and all(
+        re.fullmatch(r"big-[0-9a-f]{8}\.pth", config.weights_definitions[name].file) for name in (a, b)
+    )
+    assert config.teacher.weights == a and config.arms["student"].set == {"student.start_from": b}
+    assert config.ablation.studies["sweep"].grid == {"student.start_from": [a, b, None]}
+    assert config.ablation.tune["search"].space["student.start_from"].choices == [a, None]
 
 
 def test_a_user_adds_weights_and_no_two_share_a_file():
