@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-# What the system refuses where a disk is full or a folder may not be written.
+# What the system refuses where a disk is full, or a folder may not be written or read.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
 

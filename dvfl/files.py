@@ -98,12 +98,26 @@ REMEDIES = {
     errno.EACCES: "the folder may not be written; change its permissions",
     errno.EROFS: "the file system is read-only; choose another place",
     errno.ENOTDIR: "a part of its path is a file, not a folder; move that file away",
-    errno.EEXIST: "a part of its path is a file, not a folder; move that file away",
+    errno.EEXIST: "a part of its path is a file, not a folder, or a link that leads nowhere; move that file away",
 }
 
 
 def explain(error: OSError, path: str | Path | None = None) -> str:
-    """What the system's refusal to write means, and what to do; `path` unless the error names it."""
+    """What the system's refusal means, and what to do; `path` where it was to be written, else what the error names."""
     what = REMEDIES.get(error.errno or 0, error.strerror or str(error))
     place = path or error.filename or Path.cwd()
-    return f"cannot write {place}: {what}, then run the same command again: what is finished is kept"
+    verb = "write"
+    if path is None and error.errno == errno.EACCES and not _may_be_read(Path(place)):
+        verb, what = "read", "its permissions, or those of a folder that it lies in, forbid it; change them"
+    return f"cannot {verb} {place}: {what}, then run the same command again: what is finished is kept"
+
+
+def _may_be_read(path: Path) -> bool:
+    """Whether the system lets us read a path, or look at the last folder on the way to it that can be seen at all."""
+    seen = next(each for each in (path.absolute(), *path.absolute().parents) if os.path.exists(each))
+    return os.access(seen, os.R_OK | os.X_OK if os.path.isdir(seen) else os.R_OK)
+
+
+def in_words(error: Exception) -> str:
+    """What a user is told of an error that is theirs to mend."""
+    return str(error) if isinstance(error, UserError) else explain(error)

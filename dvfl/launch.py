@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ import yaml
 from filelock import FileLock, Timeout
 
 from dvfl import paths, steps
-from dvfl.config import PROJECT, Config, check_config, digest
+from dvfl.config import PROJECT, Config, check_config, digest, merge
 from dvfl.config.loading import read_yaml
-from dvfl.errors import UserError
-from dvfl.files import atomic
+from dvfl.errors import UserError, is_users_to_mend
+from dvfl.files import atomic, in_words
 from dvfl.resources import Resources, usable_cores
 from dvfl.train.devices import visible_gpus
 
@@ -31,8 +31,10 @@ def own_lines() -> Iterator[None]:
     """Exits with the lines of a user's mistake alone: Snakemake would bury them in places of the code."""
     try:
         yield
-    except UserError as error:
-        print("\n".join(f"dvfl: {line}" for line in str(error).splitlines()), file=sys.stderr)
+    except Exception as error:
+        if not is_users_to_mend(error):
+            raise
+        print("\n".join(f"dvfl: {line}" for line in in_words(error).splitlines()), file=sys.stderr)
         sys.exit(1)
 
 
@@ -50,16 +52,34 @@ def config_for_jobs(raw: Mapping[str, Any], workflow: Any) -> Config:
     else:
         # What jobs of an earlier Snakemake make after this is not made anew.
         os.environ["DVFL_BEGAN"] = str(time.time())
+        raw = merge(raw, _typed(workflow.config_settings.config))
+        with own_lines():  # Snakemake itself lets a key stand twice in a file
+            for file in workflow.configfiles:
+                if Path(file).suffix in (".yaml", ".yml"):
+                    read_yaml(file)
     with own_lines():
         config = check_config(raw)
         steps.check_before_work(config)
-    file = paths.RESULTS / f".config/{digest(raw)}.yaml"
-    if not file.exists():
-        with atomic(file) as partial:
-            partial.write_text(yaml.safe_dump(dict(raw), sort_keys=False))
+        file = paths.RESULTS / f".config/{digest(raw)}.yaml"
+        if not file.exists():
+            with atomic(file) as partial:
+                partial.write_text(yaml.safe_dump(dict(raw), sort_keys=False))
     os.environ["DVFL_CONFIG"] = str(file)
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return config
+
+
+def _typed(value: Any) -> Any:
+    """A value of `--config KEY=VALUE` as YAML has it: in its lists and mappings Snakemake leaves everything text."""
+    if isinstance(value, Mapping):
+        return {key: _typed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_typed(item) for item in value]
+    if isinstance(value, str):
+        with suppress(yaml.YAMLError):
+            typed = yaml.safe_load(value)
+            return typed if typed is None or isinstance(typed, bool | int | float) else value
+    return value
 
 
 def run_pipeline(cores: int | None, files: Sequence[Path], targets: Sequence[str]) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dvfl import networks, paths, plan
 from dvfl.config import Config, DatasetDefinition, digest
 from dvfl.data.errors import DataError
+from dvfl.files import explain
 from dvfl.models.plugins import plugin_file
 from dvfl.run import Run
 
@@ -22,28 +23,44 @@ if TYPE_CHECKING:
 def check_data(config: Config, names: Iterable[str] | None = None) -> None:
     """Folders of the user's own, of these data sets or all, looked at before any work starts. Raises DataError."""
     for name in plan.used_datasets(config) if names is None else names:
-        definition = config.dataset_definitions[name]
-        archives, root = definition.archives, definition.root
-        if archives is not None and not archives.is_dir():
-            raise DataError(f"dataset_definitions.{name}.archives: {archives} does not exist or is no folder")
+        place, definition = f"dataset_definitions.{name}", config.dataset_definitions[name]
+        if definition.archives is not None:
+            _check_folder(f"{place}.archives", definition.archives, "give the folder that holds the archives")
         for which in ("official", "released"):
             folder = definition.lists_folder(which)
-            if folder is not None and not definition.fetches_lists(which) and not folder.is_dir():
-                raise DataError(
-                    f"dataset_definitions.{name}.lists.{which}: {folder} does not exist or is no folder; give the "
-                    f"folder that holds the lists"
-                )
+            if folder is not None and not definition.fetches_lists(which):
+                _check_folder(f"{place}.lists.{which}", folder, "give the folder that holds the lists")
+        root = definition.root
         if definition.kind == "motions" or root is None:
             continue
-        if not root.is_dir():
-            raise DataError(
-                f"dataset_definitions.{name}.root: {root} does not exist or is no folder; "
-                f"give the folder that holds <class>/<clip>"
-            )
-        if definition.kind == "folder" and not any(entry.is_dir() and any(entry.iterdir()) for entry in root.iterdir()):
-            raise DataError(
-                f"dataset_definitions.{name}.root: {root} holds no clips; it must hold one folder per class"
-            )
+        _check_folder(f"{place}.root", root, "give the folder that holds <class>/<clip>")
+        if definition.kind == "folder":
+            _check_clips(f"{place}.root", definition)
+
+
+def _check_folder(key: str, folder: Path, remedy: str) -> None:
+    """A folder that a key names. Raises DataError where it is none, or may not be read."""
+    try:
+        if not folder.is_dir():
+            raise DataError(f"{key}: {folder} does not exist or is no folder; {remedy}")
+        os.listdir(folder)
+    except PermissionError as error:
+        raise DataError(f"{key}: {explain(error)}") from error
+
+
+def _check_clips(key: str, definition: DatasetDefinition) -> None:
+    """A folder's clips by their names, which are quickly looked at. Raises DataError where no split can be made."""
+    from dvfl.data.index import named_clips
+    from dvfl.data.splits import check_drawn
+
+    try:
+        clips = named_clips(definition)
+        if clips is not None:
+            check_drawn(clips, definition)
+    except DataError as error:
+        raise DataError(f"{key}: {error}") from error
+    except PermissionError as error:
+        raise DataError(f"{key}: {explain(error)}") from error
 
 
 def check_features(config: Config) -> None:
@@ -76,9 +93,32 @@ def check_features(config: Config) -> None:
             ModulatorProjection(built(student), built(teacher))
 
 
+def check_weights(config: Config) -> None:
+    """Weights that are given by a path: there, or a run's of the config. Raises DataError."""
+    searched = (
+        trial
+        for dataset in config.datasets
+        for study in config.ablation.tune
+        for trial in plan.tune_corners(config, dataset, study)
+    )
+    runs = [*((config, run) for run in plan.all_runs(config)), *searched]
+    made = {run.directory / "weights.safetensors" for _, run in runs}
+    for own, run in runs:
+        network, role = plan.run_settings(own, run).network, own.arms[run.arm].network
+        for key in ("weights", "start_from"):
+            given = getattr(network, key)
+            if given is None or given in config.weights_definitions or Path(given) in made or Path(given).is_file():
+                continue
+            raise DataError(
+                f"{role}.{key}: {given} does not exist or is no file; give the path or address (https://…) of weights, "
+                f"or a name in weights_definitions"
+            )
+
+
 def check_before_work(config: Config) -> None:
-    """What can be told before any job: the user's folders, and networks that cannot do what the config asks."""
+    """What can be told before any job: the user's files, and networks that cannot do what the config asks."""
     check_data(config)
+    check_weights(config)
     check_features(config)
 
 

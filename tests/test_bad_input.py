@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pandas as pd
 import pytest
 
 from dvfl.data.index import read_index
+from tests.workflow.conftest import snakemake
 
 
 @pytest.fixture
@@ -44,9 +47,17 @@ def config_of(project, root: Path, **definition) -> Path:
 def test_a_misspelt_key(empty_project, fails):
     file = empty_project.config_file({"distill": {"temprature": 4}, "train": {"epochs": "many"}})
     assert fails("runs", "--config", file).splitlines() == [
-        "dvfl: train.epochs: input should be a valid integer, unable to parse string as an integer (given: 'many')",
+        "dvfl: train.epochs: input should be a valid integer, not text (given: 'many')",
         "dvfl: distill.temprature: there is no such key; did you mean 'temperature'?",
     ]
+
+
+def test_an_argument_that_the_model_does_not_have(empty_project, fails):
+    file = empty_project.config_file({"student": {"model_overrides": {"embed_dims": 7}}})
+    assert fails("runs", "--config", file) == (
+        "dvfl: student.model_overrides.embed_dims: there is no such argument of video_focalnet_tiny; "
+        "did you mean 'embed_dim'?\n"
+    )
 
 
 def test_an_unknown_run(project, fails):
@@ -99,6 +110,21 @@ def test_a_class_with_fewer_groups_than_subsets(empty_project, clips, fails, com
     assert command("index", "colours", "--config", file)[0] == 0
     said = fails("split", "colours", "split1", "--config", file)
     assert "class 'red' has 2 groups" in said and "needs 3" in said and "add clips" in said
+
+
+def test_a_class_that_a_list_leaves_without_test_clips(empty_project, clips, fails, command):
+    names = sorted(path.relative_to(clips).as_posix() for path in clips.rglob("*.avi"))
+    lists = empty_project.root / "lists"
+    lists.mkdir()
+    tested = [name for name in names if "g0" in name and "red" not in name]
+    (lists / "trainlist01.txt").write_text("".join(f"{name} 1\n" for name in names if name not in tested))
+    (lists / "testlist01.txt").write_text("".join(f"{name}\n" for name in tested))
+    file = config_of(empty_project, clips, lists={"official": str(lists)})
+    assert command("index", "colours", "--config", file)[0] == 0
+    assert fails("split", "colours", "split1", "--config", file) == (
+        f"dvfl: colours: splits: split1 of {lists}: class 'red' has no clip in subset 'test' of the split; add such "
+        f"clips, or leave it out\n"
+    )
 
 
 def test_clips_of_which_none_can_be_used(empty_project, clips, fails):
@@ -176,8 +202,40 @@ def test_a_clip_that_vanished_after_it_was_indexed(empty_project, clips, command
     os.unlink(clips / gone)
     code, _, err = command("train", "results/runs/colours/split1/as_described/student/seed0", "--config", file)
     assert code == 1
-    assert f"dvfl: {clips / gone}: does not exist" in err.splitlines()
+    (line,) = (line for line in err.splitlines() if line.startswith("dvfl: "))
+    assert line.startswith(
+        f"dvfl: {clips / gone}: does not exist; restore it, or run `dvfl index` and `dvfl split` anew"
+    )
     assert not Path("results/runs/colours/split1/as_described/student/seed0").exists()
+    for step in (
+        ["index", "colours"],
+        ["split", "colours", "split1"],
+        ["train", "results/runs/colours/split1/as_described/student/seed0"],
+    ):
+        assert command(*step, "--config", file)[0] == 0
+
+
+def test_a_root_that_does_not_exist_through_snakemake(empty_project):
+    root = empty_project.root / "nowhere"
+    file = config_of(empty_project, root)
+    done = snakemake(empty_project.root, "-n", "--cores", "1", "--configfile", str(file), check=False)
+    said = f"dvfl: dataset_definitions.colours.root: {root} does not exist or is no folder; give the folder that holds "
+    assert done.returncode == 1 and done.stdout.splitlines()[-1] == f"{said}<class>/<clip>"
+
+
+def test_a_disk_without_space_while_training(project):
+    """A limit on a file's size stops a write in its middle, as a full disk does."""
+    run = "results/runs/colours/split1/as_described/student/seed0"
+    done = subprocess.run(
+        [sys.executable, "-m", "dvfl", "train", run, "--config", project.config_file()],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(SNAKEFILE.parent)},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("dvfl: cannot"))
+    assert line.startswith("dvfl: cannot write results/runs/") and "(ulimit -f)" in line
 
 
 @pytest.fixture
@@ -200,3 +258,57 @@ def test_a_shared_disk_that_is_read_only(project, read_only, fails, monkeypatch)
     said = fails("train", "results/runs/colours/split1/as_described/student/seed0", "--config", file)
     monkeypatch.chdir(project.root)
     assert "cannot write" in said and "the file system is read-only; choose another place" in said
+
+
+@pytest.mark.parametrize("what", ["a file", "a link that leads nowhere"])
+@pytest.mark.parametrize("through", ["dvfl", "snakemake"])
+def test_results_that_are_no_folder(empty_project, fails, what, through):
+    results, file = empty_project.root / "results", empty_project.config_file()
+    results.touch() if what == "a file" else results.symlink_to("nowhere")
+    if through == "dvfl":
+        said = fails("results", "--config", file)
+    else:
+        said = snakemake(empty_project.root, "-n", "--cores", "1", "--configfile", str(file), check=False).stdout
+    *before, line = said.splitlines()
+    assert line.startswith("dvfl: cannot write results/.config/") and "move that file away" in line
+    assert not any("Error" in each for each in before)
+
+
+@pytest.fixture
+def without_privileges() -> list[str]:
+    """What to put before a command so that permissions hold for it, too, where the tests run as root."""
+    if os.geteuid():
+        return []
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    if shutil.which("setpriv") is None or subprocess.run([*drop, "true"], capture_output=True).returncode:
+        pytest.skip("root may read everything here, and cannot give that up")
+    return drop
+
+
+@pytest.fixture
+def closed(clips) -> Iterator[Path]:
+    """A class's folder that its owner may not read."""
+    (clips / "red").chmod(0)
+    yield clips / "red"
+    (clips / "red").chmod(0o755)
+
+
+SNAKEFILE = Path(__file__).parents[1] / "Snakefile"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["dvfl", "index", "colours", "--config"],
+        ["dvfl", "results", "--config"],
+        ["snakemake", "--snakefile", str(SNAKEFILE), "-n", "--cores", "1", "--configfile"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_a_folder_that_may_not_be_read(empty_project, clips, closed, without_privileges, words):
+    command = [*without_privileges, sys.executable, "-m", *words, config_of(empty_project, clips)]
+    environment = os.environ | {"PYTHONPATH": str(SNAKEFILE.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    key = "" if "index" in words else "dataset_definitions.colours.root: "
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1 and line.startswith(f"dvfl: {key}cannot read {closed}: its permissions")

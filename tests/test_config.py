@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,6 +23,7 @@ from dvfl.config import (
     network_train,
     override,
 )
+from dvfl.config.loading import read_yaml
 
 FOLDER = DEFAULT_CONFIG.parent
 RAW: dict[str, Any] = {
@@ -158,6 +160,15 @@ def test_a_data_set_called_like_a_key_gets_the_suggestions_of_a_data_set():
 # --------------------------------------------------------------------------------------------------- wrong values
 
 
+def test_numbers_are_taken_as_yaml_has_them():
+    values = yaml.safe_load("{train: {lr: 1e-3, weight_decay: 1.5e2, mixup: 1}, input: {crop_area: [1e-1, 1]}}")
+    assert values["train"]["lr"] == "1e-3"  # what PyYAML makes of it
+    config = check_config(merge(RAW, values))
+    assert (config.train.lr, config.train.weight_decay, config.train.mixup) == (0.001, 150.0, 1.0)
+    assert config.input.crop_area == (0.1, 1.0)
+    assert network_train(override(config, {"student.train.lr": "2e-3"}), "student").lr == 0.002
+
+
 @pytest.mark.parametrize(
     ("key", "value", "allowed"),
     [
@@ -176,12 +187,27 @@ def test_a_data_set_called_like_a_key_gets_the_suggestions_of_a_data_set():
         ("evaluate/drop_last", 1, "greater than or equal to 2"),
         ("train/epochs", "ten", "valid integer"),
         ("train/epochs", 2.5, "integer"),
+        ("train/epochs", True, "valid integer"),
+        ("train/epochs", "3", "valid integer, not text"),
+        ("train/lr", float("inf"), "finite number"),
+        ("train/lr", "0.1", "valid number, not text"),
+        ("train/clip_grad_norm", float("inf"), "finite number"),
+        ("train/compile", 1, "valid boolean"),
+        ("train/compile", "yes", "valid boolean, not text"),
+        ("train/device", "gpu", "is not a device; use auto, cpu, cuda or cuda:<n>"),
+        ("train/device", "cuda:one", "is not a device"),
+        ("distill/alpha", True, "valid number"),
+        ("distill/temperature", float("inf"), "finite number"),
+        ("evaluate/crops", True, "1 or 3"),
+        ("dataset_definitions/mine/root", 3, "should be the path of a folder"),
         ("train/lr", 0, "greater than 0"),
         ("train/label_smoothing", 1.0, "less than 1"),
         ("train/workers", -1, "greater than or equal to 0"),
         ("train/precision", "half", "'auto', 'float32', 'bfloat16' or 'float16'"),
         ("seeds", [], "at least 1"),
         ("seeds", [-1], "greater than or equal to 0"),
+        ("seeds", ["1"], "valid integer, not text"),
+        ("seeds", [True], "valid integer"),
         ("datasets", "mine", "valid list"),
         ("evaluate/crops", 2, "1 or 3"),
         ("protocol", "as_imagined", "'as_described'"),
@@ -254,6 +280,26 @@ def test_values_that_do_not_go_together_are_refused(values, said):
     assert said in complaint(merge(RAW, values))
 
 
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("seeds", [0, 1, 0]),
+        ("arms/student/seeds", [3, 3]),
+        ("ablation/studies/sweep/seeds", [0, 0]),
+        ("ablation/studies/sweep/arms", ["distilled", "distilled"]),
+        ("ablation/run", ["sweep", "sweep"]),
+        ("chosen_by", ["sweep", "sweep"]),
+        ("datasets", ["mine", "mine"]),
+        ("dataset_definitions/mine/splits", ["fold*of3", "fold2of3"]),
+        ("profile/batch_sizes", [4, 4]),
+    ],
+)
+def test_what_is_named_twice_is_refused(key, values):
+    line = complaint(raw(key, values))
+    assert line.startswith(f"{key.replace('/', '.')}: names {values[-1]!r} twice; leave one of them out")
+    assert "\n" not in line
+
+
 def test_each_of_several_mistakes_has_a_line_of_its_own():
     values = merge(RAW, {"train": {"epoch": 3, "lr": -1}, "distill": {"alpha": 2}, "sead": [1]})
     lines = complaint(values).splitlines()
@@ -303,6 +349,36 @@ def test_keys_of_arms_and_studies_are_checked_before_anything_runs(values, place
     line = complaint(merge(RAW, values))
     assert line.startswith(place)
     assert said in line
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "said"),
+    [
+        ("vfl_net", "embed_dims", "there is no such argument of vfl_net; did you mean 'embed_dim'?"),
+        ("vfl_net", "num_classes", "is how many classes the data set has; leave it out"),
+        ("vfl_net", "num_frames", "is set by input.frames; leave it out here"),
+        ("timm/test_resnet", "img_size", "is set by input.img_size; leave it out here"),
+        ("timm/test_resnet", "drop_pathrate", "there is no such argument of timm/test_resnet"),
+        ("r3d_18", "zero_init", "there is no such argument of r3d_18"),
+    ],
+)
+def test_an_argument_that_a_model_does_not_take_is_refused_before_anything_runs(model, key, said):
+    values = {"student": {"model": model, "model_overrides": {key: 1}}}
+    assert complaint(merge(RAW, values)) == f"student.model_overrides.{key}: {said}"
+
+
+def test_arguments_that_a_model_takes_pass_and_those_of_trials_are_checked_too():
+    for model, overrides in (
+        ("vfl_net", {"embed_dim": 24, "use_postln": True}),
+        ("timm/test_resnet", {"drop_rate": 0.1}),
+        ("r3d_18", {"zero_init_residual": True}),
+    ):
+        check_config(merge(RAW, {"student": {"model": model, "model_overrides": overrides}}))
+    trial = {"ablation": {"studies": {"sweep": {"points": [{"student.model_overrides.dephts": [1, 1]}]}}}}
+    assert complaint(merge(RAW, trial)) == (
+        "ablation.studies.sweep: student.model_overrides.dephts: there is no such argument of video_focalnet_tiny; "
+        "did you mean 'depths'?"
+    )
 
 
 # ------------------------------------------------------------------------------------------------ merging, overriding
@@ -403,6 +479,8 @@ def test_a_file_that_is_no_config_is_named(tmp_path, content, said):
         ("a: 1\nb: [1, 2\nc: 3\n", ":3: is not valid YAML: expected ',' or ']', but got ':'"),
         ("a: 1\n\tb: 2\n", ":2: is not valid YAML: found character '\\t' that cannot start any token"),
         ("a: \x07\n", ": is not valid YAML: unacceptable character"),
+        ("seeds: [0]\ntrain: {epochs: 3}\nseeds: [1]\n", ":3: is not valid YAML: 'seeds' stands there a second time"),
+        ("train:\n  lr: 1\n  lr: 2\n", ":3: is not valid YAML: 'lr' stands there a second time; leave one"),
     ],
 )
 def test_what_is_no_yaml_is_shown_in_one_line(tmp_path, content, said):
@@ -412,6 +490,12 @@ def test_what_is_no_yaml_is_shown_in_one_line(tmp_path, content, said):
         load_config(file)
     (line,) = str(error.value).splitlines()
     assert line.startswith(f"{file}{said}"), line
+
+
+def test_a_key_may_replace_what_a_merge_brings(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("a: &a {epochs: 1}\nb: &b {<<: *a, epochs: 2}\nc: {<<: *b, epochs: 3}\nd: {<<: *b}\n")
+    assert read_yaml(file) == {name: {"epochs": epochs} for name, epochs in zip("abcd", (1, 2, 3, 2), strict=True)}
 
 
 def test_a_config_file_that_is_not_there_or_is_a_folder_is_named(tmp_path):
@@ -455,6 +539,30 @@ def test_weights_are_given_by_path_or_by_a_name_that_is_known():
     arm = {"arms": {"student": {"set": {"student.start_from": "focalnet_huge_srf"}}}}
     with pytest.raises(ConfigError, match=r"arms\.student\.set: student\.start_from: 'focalnet_huge_srf'"):
         load_config(DEFAULT_CONFIG, values=arm)
+
+
+def test_an_address_of_weights_is_theirs_by_name_wherever_it_stands():
+    one, other = "https://example.org/a/big.pth", "https://example.org/b/big.pth?download=1"
+    values = {
+        "teacher": {"weights": one},
+        "arms": {"student": {"set": {"student.start_from": other}}},
+        "ablation": {
+            "studies": {"sweep": {"arms": ["student"], "grid": {"student.start_from": [one, other, None]}}},
+            "tune": {"search": {"arm": "student", "space": {}}},
+        },
+    }
+    choice = {"type": "categorical", "choices": [one, None]}
+    values["ablation"]["tune"]["search"]["space"] = {"student.start_from": choice}
+    config = load_config(DEFAULT_CONFIG, values=values)
+    (a,), (b,) = (
+        [name for name, weights in config.weights_definitions.items() if weights.urls == [url]] for url in (one, other)
+    )
+    assert a != b and all(
+        re.fullmatch(r"big-[0-9a-f]{8}\.pth", config.weights_definitions[name].file) for name in (a, b)
+    )
+    assert config.teacher.weights == a and config.arms["student"].set == {"student.start_from": b}
+    assert config.ablation.studies["sweep"].grid == {"student.start_from": [a, b, None]}
+    assert config.ablation.tune["search"].space["student.start_from"].choices == [a, None]
 
 
 def test_a_user_adds_weights_and_no_two_share_a_file():

@@ -173,9 +173,41 @@ def test_a_profile_is_made_anew_for_its_own_values_alone(values, paper, own):
 # ----------------------------------------------------------------------------------------------------- a user's folder
 
 
+def make_clips(root: Path, **classes: int) -> None:
+    """Empty files named as clips are."""
+    for name, count in classes.items():
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            (root / name / f"{number}.avi").touch()
+
+
+@pytest.mark.parametrize(
+    ("classes", "values", "said"),
+    [
+        ({"run": 9}, {}, "holds clips of 1 class (run); recognition needs two or more"),
+        ({"run": 9, "walk": 2}, {}, "class 'walk' has 2 groups of usable clips"),
+        ({"run": 9, "walk": 1}, {"splits": ["clips1"]}, "class 'walk' has 1 groups of usable clips"),
+        ({"run": 9, "walk": 9}, {"group": "(?P<group>[a-z]+)_c"}, "matches no clip of"),
+    ],
+)
+def test_what_the_clips_names_tell_is_told_before_any_work(tmp_path, classes, values, said):
+    make_clips(tmp_path / "clips", **classes)
+    config = config_of(dataset_definitions={"mine": {"root": str(tmp_path / "clips")} | values})
+    with pytest.raises(DataError) as error:
+        steps.check_data(config)
+    assert str(error.value).startswith("dataset_definitions.mine.root: ") and said in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_where_lists_say_what_is_what_names_are_not_counted(tmp_path):
+    make_clips(tmp_path / "clips", run=1)
+    (tmp_path / "lists").mkdir()
+    own = {"root": str(tmp_path / "clips"), "lists": {"official": str(tmp_path / "lists")}}
+    steps.check_data(config_of(dataset_definitions={"mine": own}))
+
+
 def test_a_sound_root_passes(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/a.avi").touch()
+    make_clips(tmp_path, run=3, walk=3)
     steps.check_data(config_of(root=str(tmp_path)))
     steps.check_data(config_of(datasets=["motions"]))  # there is nothing yet, and nothing to check
 

@@ -52,7 +52,7 @@ def main() -> None:
     import signal
 
     from dvfl.errors import UserError, is_users_to_mend
-    from dvfl.files import explain
+    from dvfl.files import in_words
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the jobs' shell ignores it, so that its commands can decide
     try:
@@ -66,7 +66,6 @@ def main() -> None:
     except Exception as error:
         if not is_users_to_mend(error):
             raise
-        text = str(error) if isinstance(error, UserError) else explain(error)
-        for line in text.splitlines() or [repr(error)]:
+        for line in in_words(error).splitlines() or [repr(error)]:
             say(f"dvfl: {line}")
         sys.exit(error.exit_code if isinstance(error, UserError) else 1)

@@ -107,6 +107,7 @@ def index(config: Config, dataset: str, shard: int | None, workers: int, out: Pa
 def split(config: Config, dataset: str, name: str) -> None:
     """Draw or read a split of a data set: which clips train, validate, test."""
     from dvfl import paths
+    from dvfl.data.errors import DataError
     from dvfl.data.index import read_index
     from dvfl.data.splits import make_split, mismatches, published_list, write_split
     from dvfl.files import required
@@ -123,7 +124,10 @@ def split(config: Config, dataset: str, name: str) -> None:
             say(f"  {count} clips have another number in the list than their class; their folder's class is used")
         for problem, count in differing["problem"].value_counts().items():
             say(f"  {count} clips {problem}: named in {paths.mismatch_path(dataset, name)}")
-    frame = make_split(clips, definition, name)
+    try:
+        frame = make_split(clips, definition, name)
+    except DataError as error:
+        raise DataError(f"{dataset}: {error}") from error
     say(f"{dataset} {name}: " + ", ".join(f"{n} {subset}" for subset, n in frame["subset"].value_counts().items()))
     write_split(frame, paths.split_path(dataset, name))
     for line in lacking_labels(config, dataset, name, clips, frame):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from dvfl.config.section import Count, Name, Positive, Section
+from dvfl.config.section import Count, EachOnce, Name, Number, Positive, Section
 
 
 def _at_home(path: Path) -> Path:
@@ -20,10 +20,12 @@ def _at_home(path: Path) -> Path:
         raise ValueError(f"has no home that is known ({error}); write the whole path") from error
 
 
-def _named(path: Any) -> Any:
+def _named(path: Any) -> Path:
+    if not isinstance(path, str | Path):
+        raise ValueError("should be the path of a folder")
     if path == "":  # would be the folder that the command runs in
         raise ValueError("is empty; give a folder, or leave the key out")
-    return path
+    return Path(path)
 
 
 Folder = Annotated[Path, BeforeValidator(_named), AfterValidator(_at_home)]
@@ -97,7 +99,7 @@ class DatasetDefinition(Section):
         "there is one, names what splits fold<k>of<n> leave out of all classes at once (UCF50: g01 to g25).",
     )
     lists: ListsConfig | None = Field(None, description="Published lists of which clips train and test.")
-    splits: Annotated[list[SplitName], BeforeValidator(_each_fold)] = Field(
+    splits: Annotated[list[SplitName], BeforeValidator(_each_fold), EachOnce] = Field(
         ["split1"],
         min_length=1,
         description="Names of the splits to run: split<k> (the owner's list, else drawn by group), released, "
@@ -105,10 +107,10 @@ class DatasetDefinition(Section):
         "of these folds), clips<k> (drawn clip by clip, so that sources leak from train into test, as in the released "
         "list of HMDB51).",
     )
-    test_fraction: float = Field(
+    test_fraction: Number = Field(
         0.25, gt=0.0, le=0.5, description="Share of the clips held out for test, where no list says."
     )
-    validation_fraction: float = Field(
+    validation_fraction: Number = Field(
         0.2, gt=0.0, le=0.5, description="Share of the training clips held out to choose on, by group."
     )
     split_seed: int = Field(0, ge=0, description="Seed of the splits.")
@@ -271,7 +273,7 @@ class SourceConfig(Section):
     shards: Count = Field(1, description="Jobs that share the parts.")
     expected: ExpectedConfig = Field(default_factory=lambda: ExpectedConfig(), description="What must come out.")
     access: str = Field(description="How to get the files; said where files must be put there by hand.")
-    wait_hours: float = Field(24.0, ge=0, description="How long a run waits for files that are put there by hand.")
+    wait_hours: Number = Field(24.0, ge=0, description="How long a run waits for files that are put there by hand.")
     licence: str = Field(description="Terms of use.")
     citation: str = Field(description="What to cite.")
 
@@ -292,7 +294,7 @@ class FetchConfig(Section):
 
     connections: Count = Field(4, description="Files downloaded at once.")
     retries: int = Field(8, ge=0, description="Attempts in a row that may bring nothing before a file is given up.")
-    backoff: float = Field(1.0, ge=0, description="Pause before the second attempt, seconds; doubled for each other.")
+    backoff: Number = Field(1.0, ge=0, description="Pause before the second attempt, seconds; doubled for each other.")
     timeout: Positive = Field(60.0, description="Seconds without a byte after which a connection is given up.")
     rewrite: dict[str, str] = Field(
         {}, description="Beginnings of addresses and what replaces them: a mirror of your own, such as a lab's."

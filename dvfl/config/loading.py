@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -19,9 +21,11 @@ from dvfl.config.protocols import Protocol, effect_trials, preset
 from dvfl.config.schema import Config
 from dvfl.config.section import ConfigError, nearest
 from dvfl.config.training import TrainConfig
+from dvfl.models.overrides import ELSEWHERE, unknown_override
 from dvfl.models.registry import check_model
 from dvfl.redaction import redact
 
+WEIGHT_KEYS = ("weights", "start_from")
 PROJECT = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = PROJECT / "config/config.yaml"
 REGISTRY = PROJECT / "config/datasets.yaml"
@@ -54,7 +58,9 @@ def check_config(raw: Mapping[str, Any], registry: str | Path = REGISTRY) -> Con
                 f"dataset_definitions.{name}: there is no data set of that name, and a new one needs `kind`"
                 f"{nearest(name, known)}"
             )
-    raw["weights_definitions"] = merge(read_yaml(WEIGHTS), raw.get("weights_definitions") or {})
+    addresses: dict[str, dict[str, Any]] = {}
+    raw = _named_weights(raw, addresses)
+    raw["weights_definitions"] = merge(read_yaml(WEIGHTS), raw.get("weights_definitions") or {}) | addresses
     root = raw.get("root")
     if root is not None:
         folders = [
@@ -97,10 +103,33 @@ def _without_removed(value: Any, path: tuple[str, ...] = ()) -> Any:
     }
 
 
+def _named_weights(value: Any, defined: dict[str, Any], of_weights: bool = False) -> Any:
+    """The config with a name in place of each address of weights; `defined` gets the names' weights_definitions.
+
+    They stand under `weights` and `start_from`, also as the last part of a dotted key, in a grid or among choices.
+    """
+    if isinstance(value, dict):
+        return {
+            key: _named_weights(
+                item, defined, str(key).split(".")[-1] in WEIGHT_KEYS or (of_weights and key == "choices")
+            )
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_named_weights(item, defined, of_weights) for item in value]
+    if not (of_weights and isinstance(value, str) and value.startswith(("https://", "http://"))):
+        return value
+    # Two addresses may end alike.
+    path = PurePosixPath(re.sub(r"[^A-Za-z0-9_./-]", "_", urlsplit(value).path))
+    name = f"{path.stem.lstrip('_.-') or 'weights'}-{digest(value)[:8]}{path.suffix}"
+    defined[name] = {"file": name, "urls": [value], "layout": None, "licence": "not known", "citation": "not known"}
+    return name
+
+
 def read_yaml(file: str | Path) -> dict[str, Any]:
     """Mapping of a YAML file; ConfigError where there is none."""
     try:
-        content = yaml.safe_load(Path(file).read_text())
+        content = yaml.load(Path(file).read_text(), _EachKeyOnce)
     except FileNotFoundError as error:
         raise ConfigError(f"{file}: no such config file") from error
     except OSError as error:
@@ -114,6 +143,21 @@ def read_yaml(file: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: must be `key: value` pairs, not a {type(content).__name__}")
     return content
+
+
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML whose mappings have each key once: of two values, all but the last would be dropped without a word."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    problem = f"{key.value!r} stands there a second time; leave one of them out"
+                    raise yaml.composer.ComposerError(problem=problem, problem_mark=key.start_mark)
+                seen.add(key.value)
+        return node
 
 
 def _place_in_yaml(file: str | Path, error: yaml.YAMLError) -> str:
@@ -241,10 +285,18 @@ def _check_network(config: Config, role: Literal["teacher", "student"]) -> Train
     """A network's training, which is sound; its model takes the clips, as far as can be told without building it."""
     train = network_train(config, role)
     network, clips = getattr(config, role), config.input
+    size = {"num_frames": clips.frames, "img_size": clips.img_size}
+    for key in network.model_overrides.keys() & ELSEWHERE.keys():
+        raise ConfigError(f"{role}.model_overrides.{key}: {ELSEWHERE[key]}")
     try:
-        check_model(network.model, num_frames=clips.frames, img_size=clips.img_size, **network.model_overrides)
+        check_model(network.model, **size, **network.model_overrides)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{role}.model: {error}; change {role}.model, its model_overrides, or input") from error
+    if network.model_overrides and (unknown := unknown_override(network.model, network.model_overrides, **size)):
+        key, known = unknown
+        raise ConfigError(
+            f"{role}.model_overrides.{key}: there is no such argument of {network.model}{nearest(key, known)}"
+        )
     return train
 
 
@@ -286,6 +338,8 @@ def _explain(model: type[BaseModel], item: Mapping[str, Any], prefix: tuple[str,
         return f"{path}.type: is missing; give float, int or categorical"
     message = item["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
+    if isinstance(given, str) and item["type"] in ("int_type", "float_type", "bool_type"):
+        message += ", not text"  # of '1' the quotation marks are easily overlooked
     if not path:  # the whole config: the message names the key itself
         return message
     shown = "" if isinstance(given, (Mapping, BaseModel)) else f" (given: {redact(repr(given))})"

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from dvfl.config.section import Count, Fraction, ModelName, Name, Positive, Section
+from dvfl.config.section import Count, EachOnce, Fraction, ModelName, Name, Number, Positive, Section, Seeds
 from dvfl.config.tuning import DatabaseUrl, TuneConfig
 from dvfl.models.registry import check_model
 
 
+def _no_truth(number: Any) -> Any:
+    """To pydantic's literals, unlike its numbers, true is 1."""
+    if isinstance(number, bool):
+        raise ValueError("should be 1 or 3")
+    return number
+
+
 class EvaluateConfig(Section):
     clips: Count = Field(1, description="Temporal clips of a test clip [1 or 4].")
-    crops: Literal[1, 3] = Field(1, description="Spatial crops of a test clip [1 or 3].")
+    crops: Annotated[Literal[1, 3], BeforeValidator(_no_truth)] = Field(
+        1, description="Spatial crops of a test clip [1 or 3]."
+    )
     frames: Literal["even", "random"] = Field(
         "even",
         description="Frames of several temporal clips: spread evenly over the segments, or drawn at random, as the "
@@ -26,7 +35,6 @@ class EvaluateConfig(Section):
     )
     drop_last: int | None = Field(
         None,
-        strict=True,  # true would be a batch of one clip, which leaves out none
         ge=2,
         description="Clips of the batches of which the last is left out where it is incomplete, however many views a "
         "clip has: 2 leaves out the last clip of an odd number, in the order of their ids; None: every clip is tested "
@@ -44,10 +52,10 @@ class EvaluateConfig(Section):
 
 
 class StudyConfig(Section):
-    arms: list[Name] = Field(min_length=1, description="Arms that the study trains.")
+    arms: Annotated[list[Name], EachOnce] = Field(min_length=1, description="Arms that the study trains.")
     grid: dict[str, list[Any]] = Field({}, description="Dotted keys and their values; all combinations run.")
     points: list[dict[str, Any]] = Field([], description="Single points, each some dotted keys with a value.")
-    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="Seeds of each trial.")
+    seeds: Seeds = Field([0], description="Seeds of each trial.")
     evaluate_on: Literal["validation", "test"] = Field(
         "validation", description="validation where something is chosen; test for a control that chooses nothing."
     )
@@ -92,7 +100,7 @@ class StudyConfig(Section):
 class AblationConfig(Section):
     studies: dict[Name, StudyConfig] = Field({}, description="Studies of given points, by name.")
     tune: dict[Name, TuneConfig] = Field({}, description="Studies that search a space, by name.")
-    run: list[Name] = Field([], description="Studies that the tables include, of either kind.")
+    run: Annotated[list[Name], EachOnce] = Field([], description="Studies that the tables include, of either kind.")
     storage: DatabaseUrl | None = Field(
         None,
         description="Where Optuna keeps the trials: postgresql://USER@HOST:PORT/DATABASE, its password in PGPASSWORD "
@@ -127,15 +135,15 @@ class AblationConfig(Section):
 
 
 class ProfileConfig(Section):
-    paper_models: list[ModelName] = Field(
+    paper_models: Annotated[list[ModelName], EachOnce] = Field(
         ["video_focalnet_base", "video_focalnet_small", "video_focalnet_tiny", "vfl_net"],
         description="Models profiled at the paper's size, untrained: compute does not depend on weights.",
     )
     num_classes: int = Field(101, ge=2, description="Classes of the paper-size models.")
     frames: Count = Field(8, description="Frames of the paper-size models.")
     img_size: int = Field(224, ge=32, description="Height and width of the paper-size models, pixels.")
-    batch_sizes: list[Count] = Field([1], min_length=1, description="Clips at once.")
-    larger_batches: list[Count] = Field(
+    batch_sizes: Annotated[list[Count], EachOnce] = Field([1], min_length=1, description="Clips at once.")
+    larger_batches: Annotated[list[Count], EachOnce] = Field(
         [4, 8], min_length=1, description="Clips at once for the target `larger_batches`, which no table waits for."
     )
     repeats: int = Field(
@@ -146,7 +154,7 @@ class ProfileConfig(Section):
     repeats_small: int = Field(50, ge=3, description="Timed forward passes of the run's own models.")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="Precision of the timed passes.")
     benchmark: bool = Field(True, description="The report waits for `dvfl bench --quick`, some minutes.")
-    exported: list[Literal["float32", "bfloat16", "int8"]] = Field(
+    exported: Annotated[list[Literal["float32", "bfloat16", "int8"]], EachOnce] = Field(
         [],
         description="Precisions in which each model is also exported to ONNX and timed in ONNX Runtime and OpenVINO, "
         "on the CPU with as many threads; needs the extra `export`, and minutes for each large model.",
@@ -182,7 +190,7 @@ class AuditConfig(Section):
         description="Compare the clips' pictures, too (every clip is decoded once more); not those of the embedded "
         "data set, whose small smooth scenes look alike by chance.",
     )
-    distance: float = Field(
+    distance: Number = Field(
         10.0,
         ge=0,
         le=32,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from dvfl.config.datasets import DatasetDefinition, FetchConfig
+from dvfl.config.datasets import DatasetDefinition, FetchConfig, Folder
 from dvfl.config.measuring import (
     AblationConfig,
     AuditConfig,
@@ -17,7 +16,7 @@ from dvfl.config.measuring import (
     TrackingConfig,
 )
 from dvfl.config.protocols import Protocol
-from dvfl.config.section import Name, Section, nearest
+from dvfl.config.section import EachOnce, Name, Section, Seeds, nearest
 from dvfl.config.training import ArmConfig, DistillConfig, InputConfig, NetworkConfig, TrainConfig
 from dvfl.config.weights import WeightsDefinition
 from dvfl.models.plugins import import_plugin
@@ -30,14 +29,14 @@ class Config(Section):
         description="Modules of your own that register models: names of installed modules, or paths of .py files from "
         "the current folder. A file is an input of the runs whose models it registers; an installed module is not.",
     )
-    datasets: list[Name] = Field(["motions"], min_length=1, description="Data sets to run.")
+    datasets: Annotated[list[Name], EachOnce] = Field(["motions"], min_length=1, description="Data sets to run.")
     dataset_definitions: dict[Name, DatasetDefinition] = Field(
         description="Data sets by name; those of config/datasets.yaml are known already."
     )
     weights_definitions: dict[Name, WeightsDefinition] = Field(
         {}, description="Weights to fetch, by name; those of config/weights.yaml are known already."
     )
-    root: Path | None = Field(
+    root: Folder | None = Field(
         None, description="Short for dataset_definitions.<name>.root of the one folder data set that is run."
     )
     protocol: Protocol = Field(
@@ -45,14 +44,14 @@ class Config(Section):
         description="Training and test protocol: presets of the keys in which the released code differs from what is "
         "described (config/protocols.yaml; `dvfl protocol` prints both). A key that a config file sets itself stands.",
     )
-    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="Seeds of the arms.")
+    seeds: Seeds = Field([0], description="Seeds of the arms.")
     input: InputConfig = InputConfig()
     train: TrainConfig = TrainConfig()
     teacher: NetworkConfig
     student: NetworkConfig
     distill: DistillConfig = DistillConfig()
     arms: dict[Name, ArmConfig] = Field(min_length=1, description="What is trained and compared.")
-    chosen_by: list[Name] = Field(
+    chosen_by: Annotated[list[Name], EachOnce] = Field(
         [],
         description="Studies, in order, whose choice files replace the values that they searched, in the arms and in "
         "the studies after them; a value that an arm or a trial sets itself stands.",

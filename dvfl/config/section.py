@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from dvfl.errors import UserError
 from dvfl.models.registry import check_name
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # what becomes a folder's name
 Name = Annotated[str, Field(pattern=NAME)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
+
+
+def _without_point(number: Any) -> Any:
+    """1e-3, which everybody writes and YAML 1.1 takes for text, since it has no point."""
+    exponent = isinstance(number, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", number)
+    return float(number) if exponent else number
+
+
+Number = Annotated[float, BeforeValidator(_without_point)]
+Fraction = Annotated[Number, Field(ge=0.0, le=1.0)]
+Positive = Annotated[Number, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _each_once(values: list[Any]) -> list[Any]:
+    """The same seed twice would be one training counted as two; a name twice, its work done or shown twice."""
+    twice = next((value for place, value in enumerate(values) if value in values[:place]), None)
+    if twice is not None:
+        raise ValueError(f"names {twice!r} twice; leave one of them out")
+    return values
+
+
+EachOnce = AfterValidator(_each_once)
+Seed = Annotated[int, Field(ge=0)]
+Seeds = Annotated[list[Seed], Field(min_length=1), EachOnce]
 
 
 def _known_model(name: str) -> str:
@@ -31,9 +54,12 @@ class ConfigError(UserError, ValueError):
 
 
 class Section(BaseModel):
-    """A part of the config: unknown keys are refused, and a checked config does not change."""
+    """A part of the config: unknown keys are refused, and a checked config does not change.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    Strict, since `epochs: true` would be one epoch.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), strict=True, allow_inf_nan=False)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from dvfl.config.divergences import PARAMETERS, AlphaDivergenceConfig, DistConfig, DivergenceName, DkdConfig
-from dvfl.config.section import Count, Fraction, ModelName, Name, Positive, Section
+from dvfl.config.section import Count, Fraction, ModelName, Name, Number, Positive, Section, Seeds
 
-DropPath = Annotated[float, Field(ge=0.0, lt=1.0)]
-Deviation = Annotated[float, Field(gt=0.0, le=1.0)]
+DropPath = Annotated[Number, Field(ge=0.0, lt=1.0)]
+Deviation = Annotated[Number, Field(gt=0.0, le=1.0)]
+
+
+def _known_device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ValueError("is not a device; use auto, cpu, cuda or cuda:<n>")
+    return name
+
+
+Device = Annotated[str, AfterValidator(_known_device)]
 
 
 class FrameStoreConfig(Section):
@@ -45,26 +55,29 @@ class InputConfig(Section):
     )
     mean: tuple[Fraction, Fraction, Fraction] = Field(
         (0.485, 0.456, 0.406),
+        strict=False,  # YAML has lists
         description="Subtracted from red, green and blue, which lie between 0 and 1, before a network, teacher or "
         "student, sees them [ImageNet's, in datasets/build.py times 255].",
     )
     std: tuple[Deviation, Deviation, Deviation] = Field(
-        (0.229, 0.224, 0.225), description="What the three are divided by then [ImageNet's, likewise]."
+        (0.229, 0.224, 0.225),
+        strict=False,
+        description="What the three are divided by then [ImageNet's, likewise].",
     )
     crop_area: tuple[Fraction, Fraction] = Field(
-        (0.5, 1.0), description="Share of the area that a training crop keeps [0.08, 1]."
+        (0.5, 1.0), strict=False, description="Share of the area that a training crop keeps [0.08, 1]."
     )
     crop_aspect: tuple[Positive, Positive] = Field(
-        (0.75, 4 / 3), description="Width over height of a training crop [3/4, 4/3]."
+        (0.75, 4 / 3), strict=False, description="Width over height of a training crop [3/4, 4/3]."
     )
     flip: Fraction = Field(
         0.5, description="Chance of a mirrored training clip; 0 for data sets with horizontal_flip: false [0.5]."
     )
     color_jitter: Fraction = Field(0.0, description="Chance of colour jitter for a clip [0.8].")
-    brightness: float = Field(0.4, ge=0, description="Brightness jitter, redrawn per frame [0.4].")
-    contrast: float = Field(0.4, ge=0, description="Contrast jitter, redrawn per frame [0.4].")
-    saturation: float = Field(0.2, ge=0, description="Saturation jitter, redrawn per frame [0.2].")
-    hue: float = Field(0.1, ge=0, le=0.5, description="Hue jitter, redrawn per frame [0.1].")
+    brightness: Number = Field(0.4, ge=0, description="Brightness jitter, redrawn per frame [0.4].")
+    contrast: Number = Field(0.4, ge=0, description="Contrast jitter, redrawn per frame [0.4].")
+    saturation: Number = Field(0.2, ge=0, description="Saturation jitter, redrawn per frame [0.2].")
+    hue: Number = Field(0.1, ge=0, le=0.5, description="Hue jitter, redrawn per frame [0.1].")
     greyscale: Fraction = Field(0.0, description="Chance of a greyscale clip [0.2].")
     views: Count | None = Field(
         8,
@@ -126,8 +139,8 @@ class TrainConfig(Section):
         description="Clips of the step that lr is meant for: the peak is lr * batch_size * accumulate / lr_batch; "
         "None: lr as it stands [512, which makes 0.0046875 of 24 clips a step].",
     )
-    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum of sgd [0.9].")
-    weight_decay: float = Field(
+    momentum: Number = Field(0.9, ge=0, lt=1, description="Nesterov momentum of sgd [0.9].")
+    weight_decay: Number = Field(
         0.05, ge=0, description="Weight decay, of what decay_applies_to says [1e-4 in the released files]."
     )
     decay_applies_to: Literal["matrices", "none"] = Field(
@@ -142,9 +155,9 @@ class TrainConfig(Section):
         "the peak [0.01].",
     )
     clip_grad_norm: Positive | None = Field(5.0, description="Gradient norm is clipped at this [5].")
-    label_smoothing: float = Field(0.1, ge=0, lt=1, description="Label smoothing of the cross-entropy [0.1].")
-    mixup: float = Field(0.0, ge=0, description="Alpha of mixup's Beta; 0: off [0.8].")
-    cutmix: float = Field(0.0, ge=0, description="Alpha of CutMix's Beta; 0: off [1.0].")
+    label_smoothing: Number = Field(0.1, ge=0, lt=1, description="Label smoothing of the cross-entropy [0.1].")
+    mixup: Number = Field(0.0, ge=0, description="Alpha of mixup's Beta; 0: off [0.8].")
+    cutmix: Number = Field(0.0, ge=0, description="Alpha of CutMix's Beta; 0: off [1.0].")
     mix_probability: Fraction = Field(
         0.5,
         description="Share of the micro-batches that are mixed [0.5 in the released files, 1 in what main_KD.py does: "
@@ -158,7 +171,7 @@ class TrainConfig(Section):
         description="auto: bfloat16 on GPUs, float32 elsewhere. float16 is for GPUs without bfloat16: gradients are "
         "scaled, and a step whose gradient overflows is left out.",
     )
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:<n>.")
+    device: Device = Field("auto", description="auto, cpu, cuda or cuda:<n>.")
     gpus: int = Field(
         0,
         ge=0,
@@ -259,13 +272,13 @@ class NetworkConfig(Section):
     )
     weights: str | None = Field(
         None,
-        description="Path of weights that replace the training, or their name in weights_definitions; every one must "
-        "fit.",
+        description="Weights that replace the training: a path, an address (https://…) that they are fetched "
+        "from, or a name in weights_definitions; every one must fit.",
     )
     start_from: str | None = Field(
         None,
-        description="Path of weights that training starts from, or their name in weights_definitions; what does not "
-        "fit starts as it is drawn, and is told. Without effect where `weights` are given [ImageNet FocalNets].",
+        description="Weights that training starts from: a path, an address, or a name, likewise; what does not fit "
+        "starts as it is drawn, and is told. Without effect where `weights` are given [ImageNet FocalNets].",
     )
     pretrain: PretrainConfig | None = Field(
         None,
@@ -281,7 +294,7 @@ class NetworkConfig(Section):
 class FeaturesConfig(Section):
     """Distillation between the modulators of two VideoFocalNets: local and global context, in space and in time."""
 
-    weight: float = Field(
+    weight: Number = Field(
         0.0,
         ge=0,
         description="Weight of the modulators' distance, added to the loss; 0: off. Keeps the teacher in the loop, and "
@@ -369,7 +382,5 @@ class DistillConfig(Section):
 class ArmConfig(Section):
     network: Literal["teacher", "student"] = Field(description="Which network the arm trains.")
     distil_from: Name | None = Field(None, description="Arm whose weights teach this one; None: labels only.")
-    seeds: list[Annotated[int, Field(ge=0)]] | None = Field(
-        None, min_length=1, description="Seeds of this arm; None: the run's seeds."
-    )
+    seeds: Seeds | None = Field(None, description="Seeds of this arm; None: the run's seeds.")
     set: dict[str, Any] = Field({}, description="Dotted config keys that differ for this arm.")

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from dvfl.config.section import Count, Name, Section
+from dvfl.config.section import Count, Name, Number, Section, Seed
 from dvfl.redaction import redact
 
 Objective = Literal["top1", "latency_ms", "gmacs"]
@@ -34,10 +34,10 @@ DatabaseUrl = Annotated[str, AfterValidator(_without_password)]
 
 class FloatRange(Section):
     type: Literal["float"] = Field(description="Any number between two.")
-    low: float = Field(allow_inf_nan=False, description="Smallest value.")
-    high: float = Field(allow_inf_nan=False, description="Largest value.")
+    low: Number = Field(description="Smallest value.")
+    high: Number = Field(description="Largest value.")
     log: bool = Field(False, description="Drawn evenly over the logarithm; needs low > 0 and no step.")
-    step: Annotated[float, Field(gt=0)] | None = Field(None, description="Distance of the values; None: any value.")
+    step: Annotated[Number, Field(gt=0)] | None = Field(None, description="Distance of the values; None: any value.")
 
     @model_validator(mode="after")
     def _is_a_range(self) -> FloatRange:
@@ -105,8 +105,8 @@ class TuneConfig(Section):
         description="What is sought: top1 (on validation) alone, or against latency_ms (one clip, with whatever runs "
         "beside the worker) or gmacs (multiply-adds of one clip, exact).",
     )
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of each trial's training.")
-    sampler_seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of the proposals (TPE).")
+    seed: Seed = Field(0, description="Seed of each trial's training.")
+    sampler_seed: Seed = Field(0, description="Seed of the proposals (TPE).")
     startup_trials: Count = Field(
         10, description="Trials drawn at random before TPE proposes, and before one is pruned."
     )

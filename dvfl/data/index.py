@@ -61,12 +61,7 @@ def build_index(root: Path, definition: DatasetDefinition, workers: int, kept: P
     be used at all.
     """
     clips = _find_all(root, definition)
-    labels = {name: label for label, name in enumerate(sorted(set(clips.values())))}
-    if len(labels) < 2:
-        raise DataError(
-            f"{root} holds clips of {len(labels)} class ({', '.join(labels)}); recognition needs "
-            f"two or more: one folder for each class, named after it"
-        )
+    labels = {name: label for label, name in enumerate(_classes(root, clips))}
     with TemporaryDirectory() if kept is None else nullcontext(kept) as folder:
         readings = read_clips(root, sorted(clips), workers, Path(folder), definition.index_shards)
         parts = []
@@ -78,6 +73,23 @@ def build_index(root: Path, definition: DatasetDefinition, workers: int, kept: P
     index = pd.concat(parts, ignore_index=True)
     _check_usable(index, root, definition)
     return index
+
+
+def named_clips(definition: DatasetDefinition) -> pd.DataFrame | None:
+    """What a folder's names alone tell of its clips: clip_id, class_name, group; no clip is opened.
+
+    None where lists may know the classes. Raises DataError where no clip could be used, whatever is in the files.
+    """
+    root = clips_root(definition)
+    if definition.lists_folder("official") is not None:
+        return None
+    clips = _find_clips(root, logging.DEBUG)  # what is left out is told when the index is made
+    _classes(root, clips)
+    rows = pd.DataFrame({"clip_id": list(clips), "class_name": list(clips.values())})
+    rows["group"] = [source_of(clip, definition.group) for clip in clips]
+    rows["status"] = ["ok" if group else "no_group" for group in rows["group"]]
+    _check_usable(rows, root, definition)
+    return rows[rows["status"] == "ok"]
 
 
 def index_shard(root: Path, definition: DatasetDefinition, shard: int, workers: int, kept: Path) -> int:
@@ -98,14 +110,25 @@ def read_index(path: str | Path) -> pd.DataFrame:
     return pd.read_parquet(path)[list(COLUMNS)].astype(COLUMNS)
 
 
+def _classes(root: Path, clips: dict[str, str]) -> list[str]:
+    """Names of the clips' classes, sorted; DataError where there is one alone."""
+    classes = sorted(set(clips.values()))
+    if len(classes) < 2:
+        raise DataError(
+            f"{root} holds clips of {len(classes)} class ({', '.join(classes)}); recognition needs "
+            f"two or more: one folder for each class, named after it"
+        )
+    return classes
+
+
 def _find_all(root: Path, definition: DatasetDefinition) -> dict[str, str]:
     """Clip ids with their classes."""
     classes = listed_classes(definition.lists_folder("official")) if definition.kind == "folder" else None
     return _find_clips(root) if classes is None else _find_listed(root, classes)
 
 
-def _find_clips(root: Path) -> dict[str, str]:
-    """Clip ids with their classes: files with a video's extension under root/<class>/."""
+def _find_clips(root: Path, level: int = logging.WARNING) -> dict[str, str]:
+    """Clip ids with their classes: files with a video's extension under root/<class>/; others are logged."""
     if not root.is_dir():
         raise DataError(f"{root} is not a folder: give the folder that holds <class>/<clip>")
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and _shown(entry.name))
@@ -121,7 +144,7 @@ def _find_clips(root: Path) -> dict[str, str]:
                 others[file.suffix.lower() or "no extension"] += 1
     if others:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-        log.warning("%s: left out what is not a video by its name: %s", root, kinds)
+        log.log(level, "%s: left out what is not a video by its name: %s", root, kinds)
     if not clips:
         raise DataError(
             f"{root} holds no clips: none of its {len(folders)} class folders has a file with the "
@@ -146,14 +169,22 @@ def _find_listed(root: Path, classes: dict[str, str]) -> dict[str, str]:
 
 
 def _files_under(folder: Path) -> Iterator[Path]:
-    """Files at any depth, links followed (but not in circles), hidden ones left out."""
+    """Files at any depth, links followed (but not in circles), hidden ones left out.
+
+    Raises PermissionError for a folder that may not be read: its clips would be left out without a word.
+    """
     visited: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=_unless_gone, followlinks=True):
         real = os.path.realpath(parent)
         folders[:] = [] if real in visited else filter(_shown, folders)
         if real not in visited:
             yield from (Path(parent, name) for name in filter(_shown, files))
         visited.add(real)
+
+
+def _unless_gone(error: OSError) -> None:
+    if isinstance(error, PermissionError):
+        raise error
 
 
 def _shown(name: str) -> bool:

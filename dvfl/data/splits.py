@@ -62,15 +62,27 @@ def make_split(index: pd.DataFrame, definition: DatasetDefinition, name: str) ->
     subset.loc[rest.index[held]] = "validation"
     split = pd.DataFrame({"clip_id": rows["clip_id"], "subset": subset.astype("str")})
     split = split[split["subset"] != ""].reset_index(drop=True)
-    check_split(split, index, leaks=listed is not None or by_clip)
+    try:
+        check_split(split, index, leaks=listed is not None or by_clip)
+    except DataError as error:
+        place = f" of {definition.lists_folder(definition.lists_of(name))}" if listed is not None else ""
+        raise DataError(f"splits: {name}{place}: {error}") from error
     return split
+
+
+def check_drawn(clips: pd.DataFrame, definition: DatasetDefinition) -> None:
+    """Raise DataError where a class has too few groups for a split that is drawn; `clips` has class_name and group."""
+    drawn = [name for name in definition.splits if definition.lists_of(name) is None]
+    needed = [2 if name.startswith("clips") else len(SUBSETS) for name in drawn]
+    if needed:
+        _check_groups(clips, max(needed), clips)
 
 
 def published_list(definition: DatasetDefinition, name: str) -> pd.DataFrame | None:
     """The published list that a split follows, as `read_lists` has it; None where the split is drawn."""
     which = definition.lists_of(name)
     if definition.kind == "motions" and which is None and not re.fullmatch(r"clips\d+", name):
-        raise DataError(f"splits: {name!r} is not an official split; they are split1, split2, …")
+        raise DataError(f"splits: {name!r} is not an official split; of rendered clips there are split1 and clips<k>")
     if name == "released" and which is None:
         raise DataError("splits: 'released' needs the released lists; give their folder under `lists.released`")
     if which is None:
@@ -126,12 +138,17 @@ def check_split(split: pd.DataFrame, index: pd.DataFrame, leaks: bool = False) -
     straddling = subsets[subsets.map(len) > 1]
     if len(straddling):
         group, names = straddling.index[0], straddling.iloc[0]
-        raise DataError(f"group {group!r} has clips in {' and '.join(names)}: it must be in one")
+        raise DataError(
+            f"group {group!r} has clips in {' and '.join(names)}: it must be in one; "
+            f"mend `group`, or the list that the split follows"
+        )
     classes = set(index["class_name"])
     for subset in SUBSETS:
         lacking = sorted(classes - set(rows.loc[rows["subset"] == subset, "class_name"]))
         if lacking:
-            raise DataError(f"class {lacking[0]!r} has no clip in subset {subset!r} of the split")
+            raise DataError(
+                f"class {lacking[0]!r} has no clip in subset {subset!r} of the split; add such clips, or leave it out"
+            )
 
 
 def few_clips(

@@ -119,6 +119,11 @@ def check_model(name: str, *, num_frames: int, img_size: int, **overrides: Any) 
         _checks[name](num_frames=num_frames, img_size=img_size, **overrides)
 
 
+def builder_of(name: str) -> Builder:
+    """What builds the model of a known name."""
+    return _builders[name] if name in _builders else partial(_timm, name.removeprefix(TIMM))
+
+
 def create_model(
     name: str, *, num_classes: int, num_frames: int = 8, img_size: int = 224, **overrides: Any
 ) -> nn.Module:
@@ -139,8 +144,7 @@ def create_model(
     except ValueError as error:
         raise ValueError(f"{name!r} {error}") from error
     check_model(name, num_frames=num_frames, img_size=img_size, **overrides)
-    builder = _builders[name] if name in _builders else partial(_timm, name.removeprefix(TIMM))
-    return builder(num_classes=num_classes, num_frames=num_frames, img_size=img_size, **overrides)
+    return builder_of(name)(num_classes=num_classes, num_frames=num_frames, img_size=img_size, **overrides)
 
 
 def _video_focalnet(size: dict[str, Any], **arguments: Any) -> nn.Module:

@@ -44,10 +44,7 @@ def resolve(train: TrainConfig, seed: int, num_classes: int) -> Recipe:
     name = train.device if train.device != "auto" else "cuda" if has_gpu else "cpu"
     if name.startswith("cuda") and not has_gpu:
         raise ConfigError(f"train.device: {name!r} was asked for, but PyTorch finds no GPU; use auto or cpu")
-    try:
-        device = torch.device("cuda" if name.startswith("cuda:") else name)  # a leased GPU is the only one it sees
-    except RuntimeError as error:
-        raise ConfigError(f"train.device: {name!r} is not a device; use auto, cpu, cuda or cuda:<n>") from error
+    device = torch.device("cuda" if name.startswith("cuda:") else name)  # a leased GPU is the only one it sees
     precision = train.precision if train.precision != "auto" else "bfloat16" if has_gpu else "float32"
     return Recipe(train, device, getattr(torch, precision), seed, num_classes)
 

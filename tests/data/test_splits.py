@@ -166,7 +166,7 @@ def test_official_lists(motions):
     assert rows["test"] == {"g05", "g06"}
     assert len(rows["validation"]) == 1
     assert rows["train"] | rows["validation"] == {"g01", "g02", "g03", "g04"}
-    for name, reason in (("split2", "has no list"), ("mine", "not an official split")):
+    for name, reason in (("split2", "has no list"), ("split", "not an official split.*are split1 and clips<k>")):
         with pytest.raises(DataError, match=reason):
             make_split(index, motions, name)
 

@@ -238,11 +238,11 @@ def test_a_training_that_diverges_stops_with_what_to_do(tmp_path, clip_grad_norm
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
-@pytest.mark.parametrize(("device", "said"), [("cuda", "finds no GPU"), ("gpu", "is not a device")])
-def test_a_device_that_is_not_there_is_refused(device, said):
-    if device == "cuda" and torch.cuda.is_available():
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_device_that_is_not_there_is_refused(device):
+    if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(ConfigError, match=rf"train\.device: '{device}'.*{said}"):
+    with pytest.raises(ConfigError, match=rf"train\.device: '{device}'.*finds no GPU"):
         resolve(TrainConfig(device=device), 0, CLASSES)
 
 

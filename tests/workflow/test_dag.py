@@ -121,6 +121,23 @@ def test_wrong_config_stops_before_any_job(pipeline):
     assert "Traceback" not in done.stdout and "File" not in done.stdout
 
 
+def test_a_key_that_stands_twice_in_a_file_stops_before_any_job(tmp_path):
+    file = tmp_path / "twice.yaml"
+    file.write_text("seeds: [0]\nseeds: [1]\n")
+    done = snakemake(tmp_path, "-n", "--cores", "1", "--configfile", str(file), check=False)
+    said = f"dvfl: {file}:2: is not valid YAML: 'seeds' stands there a second time; leave one of them out"
+    assert done.stdout.splitlines()[-1] == said
+
+
+def test_values_of_the_command_line_are_read_as_in_a_file(tmp_path):
+    # Snakemake itself takes what is in lists and mappings for text.
+    values = ["seeds=[0, 1]", "train={compile: false, lr: 1e-3}", "arms={teacher_few: null, distilled_few: null}"]
+    said = snakemake(tmp_path, "-n", "--cores", "2", "--config", *values).stdout
+    assert re.search(r"^distil +2$", said, flags=re.M)
+    wrong = snakemake(tmp_path, "-n", "--cores", "2", "--config", "seeds=[zero]", check=False)
+    assert wrong.stdout.splitlines()[-1] == "dvfl: seeds.0: input should be a valid integer, not text (given: 'zero')"
+
+
 def test_the_default_has_a_job_for_each_run_and_none_for_a_clip(tmp_path):
     said = snakemake(tmp_path, "-n", "--cores", "2").stdout
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", said, flags=re.M))
