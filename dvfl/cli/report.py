@@ -71,7 +71,8 @@ def summary(config: Config) -> None:
 
     tables = {name: read_table(folder / f"{name}.csv") for name in ("accuracy", "efficiency")}
     width = None if sys.stdout.isatty() else 110
-    Console(width=width).print(summarise(config, tables, code_version()[0]))
+    files = click.get_current_context().params["files"]
+    Console(width=width).print(summarise(config, tables, code_version()[0], files))
 
 
 @click.command()

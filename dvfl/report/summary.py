@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 from rich.console import Group, RenderableType
@@ -19,12 +23,15 @@ from dvfl.report.results import ReportError, read_record
 from dvfl.report.rows import select, setting_parts
 from dvfl.run import Run
 
-UI_COMMAND = ".venv/bin/dvfl ui"
 _LINES_AT_MOST = 12
 
 
-def summary(config: Config, tables: Mapping[str, pd.DataFrame], commit: str | None = None) -> RenderableType:
+def summary(
+    config: Config, tables: Mapping[str, pd.DataFrame], commit: str | None = None, files: Sequence[Path] = ()
+) -> RenderableType:
     """A rich renderable. `tables` needs accuracy and efficiency; `commit` is the current one.
+
+    files: what the config was read from, over the default.
 
     Raises ReportError where the tables are not those of the config.
     """
@@ -39,9 +46,16 @@ def summary(config: Config, tables: Mapping[str, pd.DataFrame], commit: str | No
             parts.append(Text(gain_sentence(config, accuracy)))
             parts.append(Text())
     parts.append(Text(f"Tables: {TABLES}/all.csv (.md, .tex)   Figures: {FIGURES}/"))
-    parts.append(Text(f"Every run, with curves and settings: {UI_COMMAND}"))
+    parts.append(Text(f"Every run, with curves and settings: {ui_command(files)}"))
     parts += [Text(line, style="yellow") for line in stale_lines(config, commit)]
     return Group(*parts)
+
+
+def ui_command(files: Sequence[Path]) -> str:
+    """The line that opens the MLflow UI, as it works from the current folder."""
+    here = Path(sys.executable).parent
+    dvfl = "dvfl" if str(here) in os.environ.get("PATH", "").split(os.pathsep) else os.path.relpath(here / "dvfl")
+    return shlex.join([dvfl, "ui", *(word for file in files for word in ("--config", str(file)))])
 
 
 def gain_sentence(config: Config, accuracy: pd.DataFrame) -> str:

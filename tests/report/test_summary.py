@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from dvfl.report.results import ReportError
-from dvfl.report.summary import gain_sentence, summary
+from dvfl.report.summary import gain_sentence, summary, ui_command
 from dvfl.report.tables import TABLES
 
 COMMIT = "0123456789abcdef"
@@ -30,6 +31,16 @@ def test_numbers_gain_and_places(tables, make_config):
     assert "one teacher for all" in " ".join(text.split())
     assert "results/tables/all.csv" in text and "results/figures/" in text and "dvfl ui" in text
     assert "were made by" not in text
+
+
+def test_the_line_for_the_ui_works_where_it_stands(monkeypatch, tmp_path):
+    programs = tmp_path / "environment" / "bin"
+    monkeypatch.setattr(sys, "executable", str(programs / "python"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/usr/bin")
+    assert ui_command([Path("my file.yaml")]) == "environment/bin/dvfl ui --config 'my file.yaml'"
+    monkeypatch.setenv("PATH", f"/usr/bin:{programs}")
+    assert ui_command([]) == "dvfl ui"
 
 
 def test_tables_of_another_config_are_no_answer(tables, make_config):
