@@ -23,6 +23,7 @@ from dvfl.distill.target_store import TargetStore
 from dvfl.distill.targets import OnlineTargets, StoredTargets, TeacherTargets
 from dvfl.distill.task import DistillationTask, frozen
 from dvfl.models import create_model
+from dvfl.models.inference import for_inference
 from dvfl.train.loop import autocast, resolve, training_batches
 from dvfl.train.optimisation import build_optimizer
 from dvfl.train.teacher import Lessons
@@ -75,7 +76,7 @@ def distillation_epoch(
     torch.set_num_threads(threads)
     torch.manual_seed(SEED)
     size = {"num_classes": num_classes, "num_frames": frames, "img_size": img_size}
-    taught_by, model = frozen(create_model(teacher, **size)), create_model(student, **size)
+    taught_by, model = for_inference(frozen(create_model(teacher, **size))), create_model(student, **size)
     start = {name: value.clone() for name, value in model.state_dict().items()}
     train = TrainConfig(
         epochs=1, batch_size=batch_size, optimizer="sgd", lr=0.01, mixup=0.8, cutmix=1.0, device="cpu", threads=threads

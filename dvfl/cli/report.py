@@ -53,9 +53,12 @@ def tables(config: Config) -> None:
 def figures(config: Config) -> None:
     """Draw all figures as PDF and PNG, with the data behind each."""
     from dvfl.report.figures import FIGURES, write_figure
+    from dvfl.report.inputs import FIGURES as folder
+    from dvfl.report.tracked import track_figures
 
     for name in FIGURES:
         write_figure(name, config)
+    track_figures(config, [folder / f"{name}.png" for name in FIGURES])
 
 
 @click.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -56,3 +58,8 @@ def _track_scores(config: Config, run: Run, scores: dict[str, Any]) -> None:
     with open_tracker(config, run, key, rule="evaluate", reopen=True) as tracker:
         tracker.metrics({f"{subset}.{name}": metric["value"] for name, metric in scores["metrics"].items()})
         tracker.artifact(run.directory / "scores.json")
+        with tempfile.TemporaryDirectory() as folder:
+            matrix = Path(folder) / "confusion_matrix.csv"
+            classes = pd.Index([each["class_name"] for each in scores["per_class"]], name="true class, then predicted")
+            pd.DataFrame(scores["confusion"], index=classes, columns=classes).to_csv(matrix)
+            tracker.artifact(matrix)

@@ -135,6 +135,10 @@ def test_scores_join_the_mlflow_run_of_their_training_and_leave_its_tags(taught,
     assert tracked.data.tags["commit"] != "later"
     assert (tracked.data.tags["evaluate.commit"], tracked.data.tags["evaluate.dirty"]) == ("later", "True")
     assert "test.top1" in tracked.data.metrics
+    place = MlflowClient(config.tracking.uri).download_artifacts(tracked.info.run_id, "confusion_matrix.csv")
+    matrix = pd.read_csv(place, index_col=0)
+    assert matrix.index.tolist() == matrix.columns.tolist() == ["blue", "green", "red"]
+    assert matrix.to_numpy().sum() == len(clips_of("test"))
 
 
 def test_what_is_not_there_yet_is_named(project):

@@ -14,6 +14,7 @@ from dvfl.report.inputs import figure_inputs
 from dvfl.report.rows import select
 from dvfl.report.style import RC, looks, style
 from dvfl.report.tables import read_table
+from dvfl.report.tracked import track_figures
 
 
 @pytest.fixture
@@ -177,3 +178,21 @@ def test_a_run_without_training_has_no_curve(tree, make_config):
     assert set(frame["arm"]) == {"student", "distilled"}
     with style():
         FIGURES["training_curves"].draw(frame)
+
+
+def test_figures_are_artifacts_of_a_run_of_the_data_sets_experiment(make_config, monkeypatch, tmp_path):
+    from mlflow import MlflowClient
+
+    from dvfl.track import prepare
+
+    monkeypatch.chdir(tmp_path)
+    config = make_config(datasets=["motions"])
+    prepare(config.tracking, {"motions": []})
+    picture = tmp_path / "confusion.png"
+    picture.write_bytes(b"of four classes")
+    track_figures(config, [picture])
+    client = MlflowClient(config.tracking.uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("dvfl/motions").experiment_id])
+    assert (run.info.run_name, run.data.tags["rule"]) == ("figures", "figures")
+    place = client.download_artifacts(run.info.run_id, "confusion.png")
+    assert Path(place).read_bytes() == b"of four classes"

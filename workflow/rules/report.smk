@@ -38,6 +38,7 @@ rule figures:
         steps.figure_inputs(CONFIG),
         tables=[f"results/tables/{table}.csv" for table in steps.TABLES],
         searches=steps.tune_figures(CONFIG),
+        ready=ancient("results/tracking/ready.json"),
     output:
         png=[
             report(
