@@ -93,9 +93,32 @@ def check_features(config: Config) -> None:
             ModulatorProjection(built(student), built(teacher))
 
 
+def check_weights(config: Config) -> None:
+    """Weights that are given by a path: there, or a run's of the config. Raises DataError."""
+    searched = (
+        trial
+        for dataset in config.datasets
+        for study in config.ablation.tune
+        for trial in plan.tune_corners(config, dataset, study)
+    )
+    runs = [*((config, run) for run in plan.all_runs(config)), *searched]
+    made = {run.directory / "weights.safetensors" for _, run in runs}
+    for own, run in runs:
+        network, role = plan.run_settings(own, run).network, own.arms[run.arm].network
+        for key in ("weights", "start_from"):
+            given = getattr(network, key)
+            if given is None or given in config.weights_definitions or Path(given) in made or Path(given).is_file():
+                continue
+            raise DataError(
+                f"{role}.{key}: {given} does not exist or is no file; give the path or address (https://…) of weights, "
+                f"or a name in weights_definitions"
+            )
+
+
 def check_before_work(config: Config) -> None:
-    """What can be told before any job: the user's folders, and networks that cannot do what the config asks."""
+    """What can be told before any job: the user's files, and networks that cannot do what the config asks."""
     check_data(config)
+    check_weights(config)
     check_features(config)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -529,6 +530,30 @@ def test_weights_are_given_by_path_or_by_a_name_that_is_known():
     arm = {"arms": {"student": {"set": {"student.start_from": "focalnet_huge_srf"}}}}
     with pytest.raises(ConfigError, match=r"arms\.student\.set: student\.start_from: 'focalnet_huge_srf'"):
         load_config(DEFAULT_CONFIG, values=arm)
+
+
+def test_an_address_of_weights_is_theirs_by_name_wherever_it_stands():
+    one, other = "https://example.org/a/big.pth", "https://example.org/b/big.pth?download=1"
+    values = {
+        "teacher": {"weights": one},
+        "arms": {"student": {"set": {"student.start_from": other}}},
+        "ablation": {
+            "studies": {"sweep": {"arms": ["student"], "grid": {"student.start_from": [one, other, None]}}},
+            "tune": {"search": {"arm": "student", "space": {}}},
+        },
+    }
+    choice = {"type": "categorical", "choices": [one, None]}
+    values["ablation"]["tune"]["search"]["space"] = {"student.start_from": choice}
+    config = load_config(DEFAULT_CONFIG, values=values)
+    (a,), (b,) = (
+        [name for name, weights in config.weights_definitions.items() if weights.urls == [url]] for url in (one, other)
+    )
+    assert a != b and all(
+        re.fullmatch(r"big-[0-9a-f]{8}\.pth", config.weights_definitions[name].file) for name in (a, b)
+    )
+    assert config.teacher.weights == a and config.arms["student"].set == {"student.start_from": b}
+    assert config.ablation.studies["sweep"].grid == {"student.start_from": [a, b, None]}
+    assert config.ablation.tune["search"].space["student.start_from"].choices == [a, None]
 
 
 def test_a_user_adds_weights_and_no_two_share_a_file():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -23,6 +25,7 @@ from dvfl.models.overrides import ELSEWHERE, unknown_override
 from dvfl.models.registry import check_model
 from dvfl.redaction import redact
 
+WEIGHT_KEYS = ("weights", "start_from")
 PROJECT = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = PROJECT / "config/config.yaml"
 REGISTRY = PROJECT / "config/datasets.yaml"
@@ -55,7 +58,9 @@ def check_config(raw: Mapping[str, Any], registry: str | Path = REGISTRY) -> Con
                 f"dataset_definitions.{name}: there is no data set of that name, and a new one needs `kind`"
                 f"{nearest(name, known)}"
             )
-    raw["weights_definitions"] = merge(read_yaml(WEIGHTS), raw.get("weights_definitions") or {})
+    addresses: dict[str, dict[str, Any]] = {}
+    raw = _named_weights(raw, addresses)
+    raw["weights_definitions"] = merge(read_yaml(WEIGHTS), raw.get("weights_definitions") or {}) | addresses
     root = raw.get("root")
     if root is not None:
         folders = [
@@ -96,6 +101,29 @@ def _without_removed(value: Any, path: tuple[str, ...] = ()) -> Any:
         for key, item in value.items()
         if not (droppable and item is None)
     }
+
+
+def _named_weights(value: Any, defined: dict[str, Any], of_weights: bool = False) -> Any:
+    """The config with a name in place of each address of weights; `defined` gets the names' weights_definitions.
+
+    They stand under `weights` and `start_from`, also as the last part of a dotted key, in a grid or among choices.
+    """
+    if isinstance(value, dict):
+        return {
+            key: _named_weights(
+                item, defined, str(key).split(".")[-1] in WEIGHT_KEYS or (of_weights and key == "choices")
+            )
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_named_weights(item, defined, of_weights) for item in value]
+    if not (of_weights and isinstance(value, str) and value.startswith(("https://", "http://"))):
+        return value
+    # Two addresses may end alike.
+    path = PurePosixPath(re.sub(r"[^A-Za-z0-9_./-]", "_", urlsplit(value).path))
+    name = f"{path.stem.lstrip('_.-') or 'weights'}-{digest(value)[:8]}{path.suffix}"
+    defined[name] = {"file": name, "urls": [value], "layout": None, "licence": "not known", "citation": "not known"}
+    return name
 
 
 def read_yaml(file: str | Path) -> dict[str, Any]:

@@ -272,13 +272,13 @@ class NetworkConfig(Section):
     )
     weights: str | None = Field(
         None,
-        description="Path of weights that replace the training, or their name in weights_definitions; every one must "
-        "fit.",
+        description="Weights that replace the training: a path, an address (https://…) that they are fetched "
+        "from, or a name in weights_definitions; every one must fit.",
     )
     start_from: str | None = Field(
         None,
-        description="Path of weights that training starts from, or their name in weights_definitions; what does not "
-        "fit starts as it is drawn, and is told. Without effect where `weights` are given [ImageNet FocalNets].",
+        description="Weights that training starts from: a path, an address, or a name, likewise; what does not fit "
+        "starts as it is drawn, and is told. Without effect where `weights` are given [ImageNet FocalNets].",
     )
     pretrain: PretrainConfig | None = Field(
         None,

@@ -19,9 +19,9 @@ class WeightsDefinition(Section):
     checksum: ChecksumConfig | None = Field(
         None, description="Where nobody publishes one, the sha256 seen first is recorded and compared from then on."
     )
-    layout: Literal["focalnet", "timm", "video"] = Field(
+    layout: Literal["focalnet", "timm", "video"] | None = Field(
         description="focalnet: the owners' image FocalNets; timm: the same in timm; video: Video-FocalNets. A file of "
-        "another one is refused."
+        "another one is refused; null: any will do."
     )
     licence: str = Field(description="Terms of use.")
     citation: str = Field(description="What to cite.")

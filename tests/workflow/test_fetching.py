@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from dvfl.files import read_json
 from tests.data import owners
 from tests.data.server import serving
 from tests.data.test_extract import RARS, readable_rar
@@ -179,3 +181,32 @@ def test_one_command_takes_all_to_audited_splits_and_a_training_while_one_waits_
             if name == "hmdb51":
                 mislabelled = found.set_index("metric").loc["clips_mislabelled", "value"]
                 assert float(mislabelled) == (12 if path.stem == "released" else 0)
+
+
+def test_weights_of_an_address_are_fetched_once_and_take_the_place_of_a_training(taught):
+    teacher = "results/runs/colours/split1/as_described/teacher/seed0"
+    content = (taught.root / teacher / "weights.safetensors").read_bytes()
+    shutil.rmtree(taught.root / "results/runs")
+    with serving() as server:
+        server.files["/of/me/big.safetensors"] = content
+        file = taught.config_file({"teacher": {"weights": f"{server.url('/of/me/big.safetensors')}?download=1"}})
+        server.files["/of/me/big.safetensors?download=1"] = content
+        run = ["--cores", "1", "--configfile", str(file), "--", f"{teacher}/weights.safetensors"]
+        snakemake(taught.root, *run)
+        (fetched,) = taught.root.glob("resources/weights/big-????????.safetensors")
+        assert fetched.read_bytes() == content and len(server.asked) == 1
+    assert (taught.root / f"{fetched}.sha256").read_text().endswith(f"  {fetched.name}\n")
+    assert read_json(taught.root / teacher / "run.json")["settings"]["network"]["weights"] == fetched.name
+    assert jobs(snakemake(taught.root, "-n", *run).stdout) == {}
+
+
+def test_weights_that_are_not_there_are_told_before_any_job(tmp_path):
+    for values, role in (
+        ({"teacher": {"weights": "/none/big.pth"}}, "teacher.weights"),
+        ({"arms": {"student": {"set": {"student.start_from": "/none/big.pth"}}}}, "student.start_from"),
+        ({"teacher": {"weights": "results/runs/none/big.pth"}}, "teacher.weights"),
+    ):
+        done = snakemake(tmp_path, "-n", "--cores", "1", "--configfile", config_file(tmp_path, **values), check=False)
+        said = done.stdout.splitlines()[-1]
+        assert said.startswith(f"dvfl: {role}: ") and "big.pth does not exist or is no file; give the path or " in said
+        assert "Exception" not in done.stdout
