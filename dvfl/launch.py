@@ -53,6 +53,10 @@ def config_for_jobs(raw: Mapping[str, Any], workflow: Any) -> Config:
         # What jobs of an earlier Snakemake make after this is not made anew.
         os.environ["DVFL_BEGAN"] = str(time.time())
         raw = merge(raw, _typed(workflow.config_settings.config))
+        with own_lines():  # Snakemake itself lets a key stand twice in a file
+            for file in workflow.configfiles:
+                if Path(file).suffix in (".yaml", ".yml"):
+                    read_yaml(file)
     with own_lines():
         config = check_config(raw)
         steps.check_before_work(config)

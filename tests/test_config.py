@@ -23,6 +23,7 @@ from dvfl.config import (
     network_train,
     override,
 )
+from dvfl.config.loading import read_yaml
 
 FOLDER = DEFAULT_CONFIG.parent
 RAW: dict[str, Any] = {
@@ -478,6 +479,8 @@ def test_a_file_that_is_no_config_is_named(tmp_path, content, said):
         ("a: 1\nb: [1, 2\nc: 3\n", ":3: is not valid YAML: expected ',' or ']', but got ':'"),
         ("a: 1\n\tb: 2\n", ":2: is not valid YAML: found character '\\t' that cannot start any token"),
         ("a: \x07\n", ": is not valid YAML: unacceptable character"),
+        ("seeds: [0]\ntrain: {epochs: 3}\nseeds: [1]\n", ":3: is not valid YAML: 'seeds' stands there a second time"),
+        ("train:\n  lr: 1\n  lr: 2\n", ":3: is not valid YAML: 'lr' stands there a second time; leave one"),
     ],
 )
 def test_what_is_no_yaml_is_shown_in_one_line(tmp_path, content, said):
@@ -487,6 +490,12 @@ def test_what_is_no_yaml_is_shown_in_one_line(tmp_path, content, said):
         load_config(file)
     (line,) = str(error.value).splitlines()
     assert line.startswith(f"{file}{said}"), line
+
+
+def test_a_key_may_replace_what_a_merge_brings(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("a: &a {epochs: 1}\nb: &b {<<: *a, epochs: 2}\nc: {<<: *b, epochs: 3}\nd: {<<: *b}\n")
+    assert read_yaml(file) == {name: {"epochs": epochs} for name, epochs in zip("abcd", (1, 2, 3, 2), strict=True)}
 
 
 def test_a_config_file_that_is_not_there_or_is_a_folder_is_named(tmp_path):

@@ -129,7 +129,7 @@ def _named_weights(value: Any, defined: dict[str, Any], of_weights: bool = False
 def read_yaml(file: str | Path) -> dict[str, Any]:
     """Mapping of a YAML file; ConfigError where there is none."""
     try:
-        content = yaml.safe_load(Path(file).read_text())
+        content = yaml.load(Path(file).read_text(), _EachKeyOnce)
     except FileNotFoundError as error:
         raise ConfigError(f"{file}: no such config file") from error
     except OSError as error:
@@ -143,6 +143,21 @@ def read_yaml(file: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: must be `key: value` pairs, not a {type(content).__name__}")
     return content
+
+
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML whose mappings have each key once: of two values, all but the last would be dropped without a word."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    problem = f"{key.value!r} stands there a second time; leave one of them out"
+                    raise yaml.composer.ComposerError(problem=problem, problem_mark=key.start_mark)
+                seen.add(key.value)
+        return node
 
 
 def _place_in_yaml(file: str | Path, error: yaml.YAMLError) -> str:

@@ -121,6 +121,14 @@ def test_wrong_config_stops_before_any_job(pipeline):
     assert "Traceback" not in done.stdout and "File" not in done.stdout
 
 
+def test_a_key_that_stands_twice_in_a_file_stops_before_any_job(tmp_path):
+    file = tmp_path / "twice.yaml"
+    file.write_text("seeds: [0]\nseeds: [1]\n")
+    done = snakemake(tmp_path, "-n", "--cores", "1", "--configfile", str(file), check=False)
+    said = f"dvfl: {file}:2: is not valid YAML: 'seeds' stands there a second time; leave one of them out"
+    assert done.stdout.splitlines()[-1] == said
+
+
 def test_values_of_the_command_line_are_read_as_in_a_file(tmp_path):
     # Snakemake itself takes what is in lists and mappings for text.
     values = ["seeds=[0, 1]", "train={compile: false, lr: 1e-3}", "arms={teacher_few: null, distilled_few: null}"]
