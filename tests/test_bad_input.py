@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -201,8 +202,40 @@ def test_a_clip_that_vanished_after_it_was_indexed(empty_project, clips, command
     os.unlink(clips / gone)
     code, _, err = command("train", "results/runs/colours/split1/as_described/student/seed0", "--config", file)
     assert code == 1
-    assert f"dvfl: {clips / gone}: does not exist" in err.splitlines()
+    (line,) = (line for line in err.splitlines() if line.startswith("dvfl: "))
+    assert line.startswith(
+        f"dvfl: {clips / gone}: does not exist; restore it, or run `dvfl index` and `dvfl split` anew"
+    )
     assert not Path("results/runs/colours/split1/as_described/student/seed0").exists()
+    for step in (
+        ["index", "colours"],
+        ["split", "colours", "split1"],
+        ["train", "results/runs/colours/split1/as_described/student/seed0"],
+    ):
+        assert command(*step, "--config", file)[0] == 0
+
+
+def test_a_root_that_does_not_exist_through_snakemake(empty_project):
+    root = empty_project.root / "nowhere"
+    file = config_of(empty_project, root)
+    done = snakemake(empty_project.root, "-n", "--cores", "1", "--configfile", str(file), check=False)
+    said = f"dvfl: dataset_definitions.colours.root: {root} does not exist or is no folder; give the folder that holds "
+    assert done.returncode == 1 and done.stdout.splitlines()[-1] == f"{said}<class>/<clip>"
+
+
+def test_a_disk_without_space_while_training(project):
+    """A limit on a file's size stops a write in its middle, as a full disk does."""
+    run = "results/runs/colours/split1/as_described/student/seed0"
+    done = subprocess.run(
+        [sys.executable, "-m", "dvfl", "train", run, "--config", project.config_file()],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(SNAKEFILE.parent)},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("dvfl: cannot"))
+    assert line.startswith("dvfl: cannot write results/runs/") and "(ulimit -f)" in line
 
 
 @pytest.fixture

@@ -27,6 +27,13 @@ from dvfl.randomness import generator
 Take = Callable[[int], Iterable[int]]  # numbers of the batches to make, of so many
 
 
+# Snakemake looks at the names and dates of a folder's clips whenever it starts.
+GONE = (
+    "does not exist; restore it, or run `dvfl index` and `dvfl split` anew, which leave it out; snakemake does so by "
+    "itself for a folder of your own"
+)
+
+
 class ClipDataset(Dataset):
     """The clips of some subsets of a split, in the order of their ids.
 
@@ -124,7 +131,13 @@ class ClipDataset(Dataset):
         """Frames of a clip, uint8 (T, H, W, 3); those of a store have the short side that it has."""
         if self.store is not None:
             return self.store.read(self.clip_ids[i], indices)
-        return read_frames(self.root / self.clip_ids[i], indices, short_side, self.input.interpolation)
+        path = self.root / self.clip_ids[i]
+        try:
+            return read_frames(path, indices, short_side, self.input.interpolation)
+        except UnreadableClip as error:
+            if path.exists():
+                raise
+            raise UnreadableClip(path, GONE) from error
 
     def _view(self, epoch: int) -> int:
         return epoch % self.input.views if self.input.views else epoch
