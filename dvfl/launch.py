@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ def config_for_jobs(raw: Mapping[str, Any], workflow: Any) -> Config:
                     read_yaml(file)
     with own_lines():
         config = check_config(raw)
-        steps.check_before_work(config)
+        if submitted is None:  # a job's node may not see the user's files, and would look at all of them
+            steps.check_before_work(config)
         file = paths.RESULTS / f".config/{digest(raw)}.yaml"
         if not file.exists():
             with atomic(file) as partial:
@@ -75,11 +76,8 @@ def _typed(value: Any) -> Any:
         return {key: _typed(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_typed(item) for item in value]
-    if isinstance(value, str):
-        with suppress(yaml.YAMLError):
-            typed = yaml.safe_load(value)
-            return typed if typed is None or isinstance(typed, bool | int | float) else value
-    return value
+    plain = isinstance(value, str) and re.fullmatch(r"null|true|false|-?(0|[1-9]\d*)(\.\d+)?", value)
+    return yaml.safe_load(value) if plain else value
 
 
 def run_pipeline(cores: int | None, files: Sequence[Path], targets: Sequence[str]) -> int:

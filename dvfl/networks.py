@@ -165,7 +165,7 @@ def _text(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float) or (isinstance(value, str) and re.fullmatch(r"\w+", value, re.ASCII)):
-        return str(value)
+        return str(value).replace("+", "")
     if isinstance(value, list | tuple) and value and all(type(each) is int and each >= 0 for each in value):
         return "-".join(map(str, value))
     return f"{re.sub(r'[^A-Za-z0-9.]+', '-', str(value)).strip('-')[:40]}-{digest(value)}"

@@ -103,6 +103,7 @@ def check_weights(config: Config) -> None:
     )
     runs = [*((config, run) for run in plan.all_runs(config)), *searched]
     made = {run.directory / "weights.safetensors" for _, run in runs}
+    made |= {paths.weights_path(config, name) for name in config.weights_definitions}
     for own, run in runs:
         network, role = plan.run_settings(own, run).network, own.arms[run.arm].network
         for key in ("weights", "start_from"):

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from dvfl.ablate.trials import study_trials
 from dvfl.config import (
     DEFAULT_CONFIG,
     Config,
@@ -167,6 +168,19 @@ def test_numbers_are_taken_as_yaml_has_them():
     assert (config.train.lr, config.train.weight_decay, config.train.mixup) == (0.001, 150.0, 1.0)
     assert config.input.crop_area == (0.1, 1.0)
     assert network_train(override(config, {"student.train.lr": "2e-3"}), "student").lr == 0.002
+
+
+def test_numbers_are_numbers_in_grids_too():
+    """There, no type says what a value is to be; as text, 1e-1 and 0.1 would be two trials."""
+    study = {"arms": ["distilled"], "grid": {"distill.alpha": ["1e-1", 0.1, "5e-1"]}}
+    config = check_config(merge(RAW, {"ablation": {"studies": {"mine": study}}}))
+    assert list(study_trials(config.ablation.studies["mine"])) == ["alpha=0.1", "alpha=0.5"]
+
+
+def test_mappings_may_be_merged_from_two_others(tmp_path):
+    file = tmp_path / "merged.yaml"
+    file.write_text("a: &a {epochs: 3}\nb: &b {lr: 1e-2}\ntrain:\n  <<: *a\n  <<: *b\n")
+    assert read_yaml(file)["train"] == {"epochs": 3, "lr": 0.01}
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_a_network_that_a_study_chooses_is_profiled_once_it_is_chosen():
 
 
 @pytest.mark.parametrize(
-    "value", [32, 0.5, 1e-05, None, True, "narrow", "a b/c; rm", "ä", [1, 2], ["x", "y"], {"a": [1]}, "x" * 300]
+    "value", [32, 0.5, 1e-05, 1e20, None, True, "narrow", "a b/c; rm", "ä", [1, 2], ["x", "y"], {"a": [1]}, "x" * 300]
 )
 def test_names_are_safe_and_what_snakemake_takes(value):
     config = config_of(**AT_112)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from dvfl.config.section import Count, EachOnce, Name, Number, Positive, Section
+from dvfl.config.section import Count, EachOnce, Name, Positive, Section
 
 
 def _at_home(path: Path) -> Path:
@@ -107,10 +107,10 @@ class DatasetDefinition(Section):
         "of these folds), clips<k> (drawn clip by clip, so that sources leak from train into test, as in the released "
         "list of HMDB51).",
     )
-    test_fraction: Number = Field(
+    test_fraction: float = Field(
         0.25, gt=0.0, le=0.5, description="Share of the clips held out for test, where no list says."
     )
-    validation_fraction: Number = Field(
+    validation_fraction: float = Field(
         0.2, gt=0.0, le=0.5, description="Share of the training clips held out to choose on, by group."
     )
     split_seed: int = Field(0, ge=0, description="Seed of the splits.")
@@ -273,7 +273,7 @@ class SourceConfig(Section):
     shards: Count = Field(1, description="Jobs that share the parts.")
     expected: ExpectedConfig = Field(default_factory=lambda: ExpectedConfig(), description="What must come out.")
     access: str = Field(description="How to get the files; said where files must be put there by hand.")
-    wait_hours: Number = Field(24.0, ge=0, description="How long a run waits for files that are put there by hand.")
+    wait_hours: float = Field(24.0, ge=0, description="How long a run waits for files that are put there by hand.")
     licence: str = Field(description="Terms of use.")
     citation: str = Field(description="What to cite.")
 
@@ -294,7 +294,7 @@ class FetchConfig(Section):
 
     connections: Count = Field(4, description="Files downloaded at once.")
     retries: int = Field(8, ge=0, description="Attempts in a row that may bring nothing before a file is given up.")
-    backoff: Number = Field(1.0, ge=0, description="Pause before the second attempt, seconds; doubled for each other.")
+    backoff: float = Field(1.0, ge=0, description="Pause before the second attempt, seconds; doubled for each other.")
     timeout: Positive = Field(60.0, description="Seconds without a byte after which a connection is given up.")
     rewrite: dict[str, str] = Field(
         {}, description="Beginnings of addresses and what replaces them: a mirror of your own, such as a lab's."

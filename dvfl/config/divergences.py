@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from dvfl.config.section import ConfigError, Fraction, Number, Section
+from dvfl.config.section import ConfigError, Fraction, Section
 
 if TYPE_CHECKING:
     from dvfl.config.schema import Config
@@ -34,21 +34,21 @@ class AlphaDivergenceConfig(Section):
     order: Fraction = Field(
         0.5, description="Amari's alpha: 1 is forward KL, 0 reverse KL, 0.5 four times the squared Hellinger distance."
     )
-    skew: Number = Field(0.1, ge=0, lt=1, description="Share of the teacher in the student's probabilities.")
+    skew: float = Field(0.1, ge=0, lt=1, description="Share of the teacher in the student's probabilities.")
 
 
 class DkdConfig(Section):
     """Decoupled knowledge distillation."""
 
-    alpha: Number = Field(1.0, ge=0, description="Weight of the label's class against all others together [1].")
-    beta: Number = Field(8.0, ge=0, description="Weight of the classes other than the label's [0.5 to 10 by network].")
+    alpha: float = Field(1.0, ge=0, description="Weight of the label's class against all others together [1].")
+    beta: float = Field(8.0, ge=0, description="Weight of the classes other than the label's [0.5 to 10 by network].")
 
 
 class DistConfig(Section):
     """DIST: correlations in place of probabilities."""
 
-    beta: Number = Field(1.0, ge=0, description="Weight of the correlation over the classes of each clip [1].")
-    gamma: Number = Field(1.0, ge=0, description="Weight of the correlation over the clips of each class [1].")
+    beta: float = Field(1.0, ge=0, description="Weight of the correlation over the classes of each clip [1].")
+    gamma: float = Field(1.0, ge=0, description="Weight of the correlation over the clips of each class [1].")
 
 
 # distill.<name> holds the parameters of the divergence of that name.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
@@ -45,7 +46,7 @@ def load_config(*files: str | Path, values: Mapping[str, Any] | None = None, reg
 
 def check_config(raw: Mapping[str, Any], registry: str | Path = REGISTRY) -> Config:
     """The checked config of plain values; what the registries of data sets and of weights define is known."""
-    raw = _without_removed(deepcopy(dict(raw)))
+    raw = _with_numbers(_without_removed(deepcopy(dict(raw))))
     known = read_yaml(registry)
     if (protocol := raw.get("protocol", "as_described")) in get_args(Protocol):
         below = preset(protocol, raw)
@@ -126,6 +127,16 @@ def _named_weights(value: Any, defined: dict[str, Any], of_weights: bool = False
     return name
 
 
+def _with_numbers(value: Any) -> Any:
+    """1e-3, which everybody writes and YAML 1.1 takes for text, since it has no point, as a number everywhere."""
+    if isinstance(value, Mapping):
+        return {key: _with_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_numbers(item) for item in value]
+    exponent = isinstance(value, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", value)
+    return float(value) if exponent else value
+
+
 def read_yaml(file: str | Path) -> dict[str, Any]:
     """Mapping of a YAML file; ConfigError where there is none."""
     try:
@@ -142,7 +153,7 @@ def read_yaml(file: str | Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: must be `key: value` pairs, not a {type(content).__name__}")
-    return content
+    return _with_numbers(content)
 
 
 class _EachKeyOnce(yaml.SafeLoader):
@@ -152,7 +163,7 @@ class _EachKeyOnce(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
                     problem = f"{key.value!r} stands there a second time; leave one of them out"
                     raise yaml.composer.ComposerError(problem=problem, problem_mark=key.start_mark)
@@ -195,7 +206,7 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
         # Free-form mappings (train of a network, overrides of a model) may gain keys; sections may not.
         if last not in place and path[-1:] not in (["train"], ["model_overrides"]):
             raise ConfigError(f"{key}: there is no such key{nearest(last, place)}")
-        place[last] = value
+        place[last] = _with_numbers(value)
     return _validate(Config, raw)
 
 
@@ -292,6 +303,8 @@ def _check_network(config: Config, role: Literal["teacher", "student"]) -> Train
         check_model(network.model, **size, **network.model_overrides)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{role}.model: {error}; change {role}.model, its model_overrides, or input") from error
+    if "DVFL_CONFIG" in os.environ:  # a job's config was checked when the DAG was made, and this imports PyTorch
+        return train
     if network.model_overrides and (unknown := unknown_override(network.model, network.model_overrides, **size)):
         key, known = unknown
         raise ConfigError(

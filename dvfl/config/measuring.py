@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dvfl.config.section import Count, EachOnce, Fraction, ModelName, Name, Number, Positive, Section, Seeds
+from dvfl.config.section import Count, EachOnce, Fraction, ModelName, Name, Positive, Section, Seeds
 from dvfl.config.tuning import DatabaseUrl, TuneConfig
 from dvfl.models.registry import check_model
 
@@ -190,7 +190,7 @@ class AuditConfig(Section):
         description="Compare the clips' pictures, too (every clip is decoded once more); not those of the embedded "
         "data set, whose small smooth scenes look alike by chance.",
     )
-    distance: Number = Field(
+    distance: float = Field(
         10.0,
         ge=0,
         le=32,

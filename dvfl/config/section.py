@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from dvfl.errors import UserError
 from dvfl.models.registry import check_name
@@ -15,16 +14,8 @@ from dvfl.models.registry import check_name
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # what becomes a folder's name
 Name = Annotated[str, Field(pattern=NAME)]
 
-
-def _without_point(number: Any) -> Any:
-    """1e-3, which everybody writes and YAML 1.1 takes for text, since it has no point."""
-    exponent = isinstance(number, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", number)
-    return float(number) if exponent else number
-
-
-Number = Annotated[float, BeforeValidator(_without_point)]
-Fraction = Annotated[Number, Field(ge=0.0, le=1.0)]
-Positive = Annotated[Number, Field(gt=0.0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 
 

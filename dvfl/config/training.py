@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from dvfl.config.divergences import PARAMETERS, AlphaDivergenceConfig, DistConfig, DivergenceName, DkdConfig
-from dvfl.config.section import Count, Fraction, ModelName, Name, Number, Positive, Section, Seeds
+from dvfl.config.section import Count, Fraction, ModelName, Name, Positive, Section, Seeds
 
-DropPath = Annotated[Number, Field(ge=0.0, lt=1.0)]
-Deviation = Annotated[Number, Field(gt=0.0, le=1.0)]
+DropPath = Annotated[float, Field(ge=0.0, lt=1.0)]
+Deviation = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 def _known_device(name: str) -> str:
@@ -74,10 +74,10 @@ class InputConfig(Section):
         0.5, description="Chance of a mirrored training clip; 0 for data sets with horizontal_flip: false [0.5]."
     )
     color_jitter: Fraction = Field(0.0, description="Chance of colour jitter for a clip [0.8].")
-    brightness: Number = Field(0.4, ge=0, description="Brightness jitter, redrawn per frame [0.4].")
-    contrast: Number = Field(0.4, ge=0, description="Contrast jitter, redrawn per frame [0.4].")
-    saturation: Number = Field(0.2, ge=0, description="Saturation jitter, redrawn per frame [0.2].")
-    hue: Number = Field(0.1, ge=0, le=0.5, description="Hue jitter, redrawn per frame [0.1].")
+    brightness: float = Field(0.4, ge=0, description="Brightness jitter, redrawn per frame [0.4].")
+    contrast: float = Field(0.4, ge=0, description="Contrast jitter, redrawn per frame [0.4].")
+    saturation: float = Field(0.2, ge=0, description="Saturation jitter, redrawn per frame [0.2].")
+    hue: float = Field(0.1, ge=0, le=0.5, description="Hue jitter, redrawn per frame [0.1].")
     greyscale: Fraction = Field(0.0, description="Chance of a greyscale clip [0.2].")
     views: Count | None = Field(
         8,
@@ -139,8 +139,8 @@ class TrainConfig(Section):
         description="Clips of the step that lr is meant for: the peak is lr * batch_size * accumulate / lr_batch; "
         "None: lr as it stands [512, which makes 0.0046875 of 24 clips a step].",
     )
-    momentum: Number = Field(0.9, ge=0, lt=1, description="Nesterov momentum of sgd [0.9].")
-    weight_decay: Number = Field(
+    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum of sgd [0.9].")
+    weight_decay: float = Field(
         0.05, ge=0, description="Weight decay, of what decay_applies_to says [1e-4 in the released files]."
     )
     decay_applies_to: Literal["matrices", "none"] = Field(
@@ -155,9 +155,9 @@ class TrainConfig(Section):
         "the peak [0.01].",
     )
     clip_grad_norm: Positive | None = Field(5.0, description="Gradient norm is clipped at this [5].")
-    label_smoothing: Number = Field(0.1, ge=0, lt=1, description="Label smoothing of the cross-entropy [0.1].")
-    mixup: Number = Field(0.0, ge=0, description="Alpha of mixup's Beta; 0: off [0.8].")
-    cutmix: Number = Field(0.0, ge=0, description="Alpha of CutMix's Beta; 0: off [1.0].")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="Label smoothing of the cross-entropy [0.1].")
+    mixup: float = Field(0.0, ge=0, description="Alpha of mixup's Beta; 0: off [0.8].")
+    cutmix: float = Field(0.0, ge=0, description="Alpha of CutMix's Beta; 0: off [1.0].")
     mix_probability: Fraction = Field(
         0.5,
         description="Share of the micro-batches that are mixed [0.5 in the released files, 1 in what main_KD.py does: "
@@ -294,7 +294,7 @@ class NetworkConfig(Section):
 class FeaturesConfig(Section):
     """Distillation between the modulators of two VideoFocalNets: local and global context, in space and in time."""
 
-    weight: Number = Field(
+    weight: float = Field(
         0.0,
         ge=0,
         description="Weight of the modulators' distance, added to the loss; 0: off. Keeps the teacher in the loop, and "

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from dvfl.config.section import Count, Name, Number, Section, Seed
+from dvfl.config.section import Count, Name, Section, Seed
 from dvfl.redaction import redact
 
 Objective = Literal["top1", "latency_ms", "gmacs"]
@@ -34,10 +34,10 @@ DatabaseUrl = Annotated[str, AfterValidator(_without_password)]
 
 class FloatRange(Section):
     type: Literal["float"] = Field(description="Any number between two.")
-    low: Number = Field(description="Smallest value.")
-    high: Number = Field(description="Largest value.")
+    low: float = Field(description="Smallest value.")
+    high: float = Field(description="Largest value.")
     log: bool = Field(False, description="Drawn evenly over the logarithm; needs low > 0 and no step.")
-    step: Annotated[Number, Field(gt=0)] | None = Field(None, description="Distance of the values; None: any value.")
+    step: Annotated[float, Field(gt=0)] | None = Field(None, description="Distance of the values; None: any value.")
 
     @model_validator(mode="after")
     def _is_a_range(self) -> FloatRange:

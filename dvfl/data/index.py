@@ -188,7 +188,7 @@ def _unless_gone(error: OSError) -> None:
 
 
 def _shown(name: str) -> bool:
-    return not name.startswith(".")
+    return not name.startswith(".") and name != "lost+found"  # which a mounted disk has, for root alone
 
 
 def _row(reading: Reading, pattern: str | None, min_frames: int) -> dict[str, object]:

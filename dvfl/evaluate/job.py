@@ -31,11 +31,12 @@ def test_run(config: Config, run: Run) -> None:
 
 
 def _test(processes: Processes, config: Config, run: Run) -> None:
-    from dvfl.evaluate.kept import KeptPredictions
+    from dvfl.evaluate.kept import PREFIX, RECIPE, KeptPredictions
     from dvfl.evaluate.predict import predict_dataset
     from dvfl.models.weights import load_network
     from dvfl.train.inputs import clip_dataset, import_plugins, input_hashes, load_run_data, with_choices
     from dvfl.train.loop import resolve
+    from dvfl.train.provenance import package_versions
 
     import_plugins(config)
     settings, _ = with_choices(config, run)
@@ -48,8 +49,9 @@ def _test(processes: Processes, config: Config, run: Run) -> None:
     model, _ = load_network(weights)
     evaluate = plan.evaluation(config, run)
     model.to(recipe.device)
-    made_from = [sha256(weights), settings.input.model_dump(), evaluate.model_dump(), dataset.clip_ids]
-    folder = paths.resume_directory(run, f"test-{digest([*made_from, input_hashes(config, run)])}")
+    inputs = [sha256(weights), input_hashes(config, run), dataset.clip_ids, package_versions()]
+    how = [settings.input.model_dump(), evaluate.model_dump(), str(recipe.device), settings.train.threads]
+    folder = paths.resume_directory(run, PREFIX + digest([RECIPE, *inputs, *how]))
     with KeptPredictions(folder) as kept:
         predictions = predict_dataset(
             model, dataset, evaluate, recipe.device, settings.train.workers, processes, kept, f"{run.name}, test"

@@ -12,6 +12,8 @@ import pandas as pd
 from dvfl.files import atomic
 
 EVERY_SECONDS = 60
+RECIPE = 1  # raise it when the same weights, settings and versions come to give other predictions
+PREFIX = "test-"  # of a folder's name
 Row = tuple[str, int, list[float]]  # clip id, label, probabilities
 
 
@@ -27,7 +29,7 @@ class KeptPredictions:
         self.rows: dict[int, list[Row]] = {}
         self._unwritten: list[int] = []
         self._written_at = time.monotonic()
-        for part in sorted(folder.glob("*.parquet")) if folder else ():
+        for part in sorted(folder.glob("[0-9]*.parquet")) if folder else ():  # not what a kill left half written
             for batch, *row in pd.read_parquet(part).itertuples(index=False):
                 clip_id, label, probabilities = row
                 self.rows.setdefault(batch, []).append((clip_id, label, probabilities.tolist()))
@@ -46,9 +48,10 @@ class KeptPredictions:
             self._write()
 
     def remove(self) -> None:
-        """Of a test that has ended: its predictions are where they belong."""
+        """Of a test that has ended: its predictions are where they belong, and none of the run's others goes on."""
         if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            for folder in self.folder.parent.glob(f"{PREFIX}*"):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _write(self) -> None:
         if self.folder is None or not self._unwritten:

@@ -29,16 +29,17 @@ PIXELS, TOKENS = 196, 1024  # of a piece: large enough for products at full spee
 
 
 def for_inference(model: nn.Module) -> nn.Module:
-    """The model as it is to be asked on a CPU, in evaluation mode; other devices and other families get it as it is.
+    """The model, in evaluation mode, as it is to be asked on a CPU; other devices and other families get it as it is.
 
     Parameters are shared with the model but for the transformed weights of convolutions over time, which are those of
-    now: make it again when the model has learned more. It gives no gradients for those.
+    now: make it again when the model has learned more. Where gradients are enabled it computes as the model does.
     """
+    model.eval()
     parameters = list(model.parameters())
     if not isinstance(model, VideoFocalNet) or any(each.device.type != "cpu" for each in parameters):
-        return model.eval()
+        return model
     same = {id(tensor): tensor for tensor in [*parameters, *model.buffers()]}
-    model = copy.deepcopy(model, memo=same).eval()
+    model = copy.deepcopy(model, memo=same)
     frames = model.num_frames // model.patch_embed.tubelet_size
     for parent in list(model.modules()):
         for name, child in parent.named_children():
@@ -47,6 +48,11 @@ def for_inference(model: nn.Module) -> nn.Module:
             elif isinstance(child, nn.Sequential) and ShortConv.pays(child[0]):  # a focal layer
                 setattr(parent, name, ShortConv(child[0], frames))
     return model
+
+
+def _plain(x: Tensor) -> bool:
+    """Neither gradients, which transformed weights do not have, nor autocast, which `out=` does not heed."""
+    return not torch.is_grad_enabled() and not torch.is_autocast_enabled(x.device.type)
 
 
 class PiecewiseMlp(nn.Module):
@@ -58,14 +64,13 @@ class PiecewiseMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
-        if torch.is_autocast_enabled(x.device.type):  # which `out=` does not heed
+        if not _plain(x):
             return self.mlp(x)
-        out = torch.empty_like(x)
-        pieces = [tokens.flatten(0, -2).split(TOKENS) for tokens in (x, out)]
-        for tokens, result in zip(*pieces, strict=True):
-            hidden = F.gelu(self.mlp.fc1(tokens))
-            torch.addmm(self.mlp.fc2.bias, hidden, self.mlp.fc2.weight.T, out=result)
-        return out
+        tokens = x.reshape(-1, x.shape[-1])
+        out = torch.empty_like(tokens)
+        for some, result in zip(tokens.split(TOKENS), out.split(TOKENS), strict=True):
+            torch.addmm(self.mlp.fc2.bias, F.gelu(self.mlp.fc1(some)), self.mlp.fc2.weight.T, out=result)
+        return out.view(x.shape)
 
 
 class ShortConv(nn.Module):
@@ -90,7 +95,7 @@ class ShortConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T, N) -> (B, C, T, N), channels last in memory."""
-        if torch.is_autocast_enabled(x.device.type):
+        if not _plain(x):
             return F.gelu(self.conv(x))
         tokens = x.permute(0, 2, 3, 1)
         out = torch.empty_like(tokens)

@@ -29,7 +29,10 @@ def unknown_override(name: str, overrides: Mapping[str, Any], **clips: int) -> t
         from dvfl.models.video_focalnet import VideoFocalNet as builder
     else:
         builder = builder_of(name)
-    arguments = inspect.signature(builder).parameters
+    try:
+        arguments = inspect.signature(builder).parameters
+    except ValueError:  # of a builder that is no Python
+        return None
     if any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values()):
         return None
     known = [argument for argument in arguments if argument not in ELSEWHERE]

@@ -67,7 +67,7 @@ def _model(config: Config, dataset: str, study: str, trial: Mapping[str, Any]) -
 def _proposed(range: FloatRange | IntRange | Choices, value: Any) -> Any:
     """A value as it was proposed: a column of a CSV file has one type."""
     if isinstance(range, Choices):
-        return next(choice for choice in range.choices if choice == value or str(choice) == str(value))
+        return next((choice for choice in range.choices if choice == value or str(choice) == str(value)), value)
     return int(value) if isinstance(range, IntRange) else float(value)
 
 

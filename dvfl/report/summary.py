@@ -46,12 +46,12 @@ def summary(
             parts.append(Text(gain_sentence(config, accuracy)))
             parts.append(Text())
     parts.append(Text(f"Tables: {TABLES}/all.csv (.md, .tex)   Figures: {FIGURES}/"))
-    parts.append(Text(f"Every run, with curves and settings: {ui_command(files)}"))
+    parts.append(Text(f"Every run, with curves and settings: {ui_line(files)}"))
     parts += [Text(line, style="yellow") for line in stale_lines(config, commit)]
     return Group(*parts)
 
 
-def ui_command(files: Sequence[Path]) -> str:
+def ui_line(files: Sequence[Path]) -> str:
     """The line that opens the MLflow UI, as it works from the current folder."""
     here = Path(sys.executable).parent
     dvfl = "dvfl" if str(here) in os.environ.get("PATH", "").split(os.pathsep) else os.path.relpath(here / "dvfl")

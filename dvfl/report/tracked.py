@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dvfl import steps
 from dvfl.config import Config
 from dvfl.report.inputs import FIGURES
 from dvfl.track import Tracker, outbox_directory
@@ -14,6 +15,7 @@ from dvfl.train.provenance import code_version
 def track_figures(config: Config, pictures: list[Path]) -> None:
     """Hands MLflow the figures of all data sets, which stand in each one's experiment."""
     version = dict(zip(("commit", "dirty"), code_version(), strict=True))
+    version["config_hash"] = steps.report_settings(config)
     for dataset in config.datasets:
         with Tracker.open_named(
             config.tracking,

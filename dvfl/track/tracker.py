@@ -216,9 +216,10 @@ def open_tracker(config: Config, run: Run, key: str, rule: str, reopen: bool = F
     """
     commit, dirty = code_version()
     tags = {"rule": rule, "commit": commit, "dirty": dirty, "config_hash": key}
-    if reopen:
+    directory = outbox_directory(run.directory, key)
+    if reopen and _outboxes(directory):
         tags = {f"{rule}.commit": commit, f"{rule}.dirty": dirty}
-    return Tracker.open(config.tracking, run, outbox_directory(run.directory, key), tags=tags, reopen=reopen)
+    return Tracker.open(config.tracking, run, directory, tags=tags, reopen=reopen)
 
 
 def run_id(directory: Path, tracking: TrackingConfig | None = None) -> str | None:

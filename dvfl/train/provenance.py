@@ -13,6 +13,7 @@ PACKAGES = [
     "torchvision",
     "timm",
     "av",
+    "numba",
     "numpy",
     "pandas",
     "scikit-learn",

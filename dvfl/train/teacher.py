@@ -110,9 +110,8 @@ def target_store(
     assert teacher is not None
     plugin = plugin_file(plan.run_settings(config, teacher).network.model)
     files = [inputs[name] for name in ("teacher_weights", "index", "split")] + ([sha256(plugin)] if plugin else [])
-    versions = [
-        version for name, version in package_versions().items() if name in ("torch", "torchvision", "timm", "av")
-    ]
+    shaping = ("torch", "torchvision", "timm", "av", "numba")
+    versions = [version for name, version in package_versions().items() if name in shaping]
     key = digest([RECIPE, settings.taught_on, files, versions])
     kind, count = ("view", settings.input.views) if settings.taught_by_view else ("epoch", settings.train.epochs)
     return TargetStore(

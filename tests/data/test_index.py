@@ -44,6 +44,8 @@ def test_bad_clips_are_listed_not_fatal(folder, definition, video, caplog):
     video("clips/run/brief_g1_c0.avi", frames=2)
     (folder / "run/notes.txt").write_text("ignored")
     (folder / "run/.hidden.avi").write_text("ignored")
+    (folder / "lost+found").mkdir(0o700)  # of a mounted disk
+    (folder / "lost+found/a.avi").write_text("ignored")
     (folder / ".cache").mkdir()
     (folder / "list.csv").write_text("ignored")
     strict = definition.model_copy(update={"min_frames": 4})

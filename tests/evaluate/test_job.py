@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -68,12 +69,13 @@ def test_predictions_have_the_same_bytes_whatever_the_batch_and_the_workers(taug
     assert sha256(RUN / "predictions.parquet") == once
 
 
-def test_a_test_that_was_stopped_goes_on_and_ends_with_the_same_bytes(taught, monkeypatch):
+@pytest.mark.parametrize("seconds", [0, kept.EVERY_SECONDS])
+def test_a_test_that_was_stopped_goes_on_and_ends_with_the_same_bytes(taught, monkeypatch, seconds):
     predictions(taught, batch_size=1)
     whole = sha256(RUN / "predictions.parquet")
     (RUN / "predictions.parquet").unlink()
     shown: list[int] = []
-    monkeypatch.setattr(kept, "EVERY_SECONDS", 0)
+    monkeypatch.setattr(kept, "EVERY_SECONDS", seconds)
 
     def stopping(*arguments):
         shown.append(1)
@@ -84,6 +86,8 @@ def test_a_test_that_was_stopped_goes_on_and_ends_with_the_same_bytes(taught, mo
     monkeypatch.setattr("dvfl.evaluate.predict.view_probabilities", stopping)
     with pytest.raises(KeyboardInterrupt):
         predictions(taught, batch_size=1)
+    (folder,) = RUN.parent.glob("seed0.resume/test-*")
+    (folder / ".2.half.parquet").touch()  # as a kill while a part is written leaves it
     table = predictions(taught, batch_size=1)
     assert len(shown) == len(table) + 1  # the two that were finished are not asked for again
     assert sha256(RUN / "predictions.parquet") == whole
@@ -97,6 +101,11 @@ def test_what_a_stopped_test_kept_is_not_another_tests(taught, monkeypatch):
     assert list(RUN.parent.glob("seed0.resume/test-*"))
     other = predictions(taught, clips=2)
     assert once["probabilities"].iloc[0].tolist() != other["probabilities"].iloc[0].tolist()
+    config = taught.config()
+    taught.train("student")
+    shutil.copy(taught.run(config, "student").directory / "weights.safetensors", RUN / "weights.safetensors")
+    others = predictions(taught)
+    assert once["probabilities"].iloc[0].tolist() != others["probabilities"].iloc[0].tolist()
 
 
 def test_runs_of_the_selection_stage_are_predicted_on_validation(taught):

@@ -123,6 +123,26 @@ def test_bfloat16_keeps_its_convolutions():
         assert off(fast(clips().bfloat16()), model(clips().bfloat16())) <= 1e-2
 
 
+def test_with_gradients_it_computes_as_the_model_does():
+    model = network()
+    fast = for_inference(model)
+    shown = [clips().requires_grad_() for _ in range(2)]
+    gradients = []
+    for each, x in zip((model, fast), shown, strict=True):
+        model.zero_grad()
+        each(x).square().sum().backward()
+        gradients.append([x.grad, *(parameter.grad.clone() for parameter in model.parameters())])
+    for wanted, found in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+def test_tokens_of_any_strides():
+    mlp = inference.Mlp(96, 384)
+    tokens = torch.randn(8, 5, 3, 96).permute(1, 0, 2, 3)
+    with torch.inference_mode():
+        assert off(PiecewiseMlp(mlp)(tokens), mlp(tokens)) <= 1e-5
+
+
 def test_narrow_networks_and_other_families_are_as_they_were():
     narrow = network(embed_dim=8)
     kinds = [type(module) for module in for_inference(narrow).modules()]

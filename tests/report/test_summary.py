@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from dvfl.report.results import ReportError
-from dvfl.report.summary import gain_sentence, summary, ui_command
+from dvfl.report.summary import gain_sentence, summary, ui_line
 from dvfl.report.tables import TABLES
 
 COMMIT = "0123456789abcdef"
@@ -38,9 +38,9 @@ def test_the_line_for_the_ui_works_where_it_stands(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", str(programs / "python"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "/usr/bin")
-    assert ui_command([Path("my file.yaml")]) == "environment/bin/dvfl ui --config 'my file.yaml'"
+    assert ui_line([Path("my file.yaml")]) == "environment/bin/dvfl ui --config 'my file.yaml'"
     monkeypatch.setenv("PATH", f"/usr/bin:{programs}")
-    assert ui_command([]) == "dvfl ui"
+    assert ui_line([]) == "dvfl ui"
 
 
 def test_tables_of_another_config_are_no_answer(tables, make_config):

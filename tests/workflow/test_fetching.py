@@ -210,3 +210,5 @@ def test_weights_that_are_not_there_are_told_before_any_job(tmp_path):
         said = done.stdout.splitlines()[-1]
         assert said.startswith(f"dvfl: {role}: ") and "big.pth does not exist or is no file; give the path or " in said
         assert "Exception" not in done.stdout
+    values = {"student": {"start_from": "resources/weights/focalnet_tiny_srf.pth"}}  # which a rule fetches
+    snakemake(tmp_path, "-n", "--cores", "1", "--configfile", config_file(tmp_path, **values))
