@@ -76,6 +76,8 @@ def workflow(nodes: int | None = None, main: bool = True, **resources):
         resource_settings=settings,
         global_resources=registered,
         register_resource=registered.__setitem__,
+        config_settings=SimpleNamespace(config={}),
+        configfiles=[],
         cores=4,
     )
 

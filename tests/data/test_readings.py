@@ -119,7 +119,7 @@ def read(root, clip):
     seen.append(clip)
     return really(root, clip)
 readings.read_clip = read
-definition = DatasetDefinition.model_validate_json({definition.model_dump_json()!r})
+definition = DatasetDefinition.model_validate({definition.model_dump(mode="json")!r})
 build_index(Path({str(folder)!r}), definition, 1, Path({str(tmp_path / "kept")!r}))
 """
     assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
