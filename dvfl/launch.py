@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from dvfl import paths, steps
 from dvfl.config import PROJECT, Config, check_config, digest, merge
-from dvfl.config.loading import read_yaml
+from dvfl.config.loading import read_yaml, with_texts
 from dvfl.errors import UserError, is_users_to_mend
 from dvfl.files import atomic, in_words
 from dvfl.resources import Resources, usable_cores
@@ -72,12 +72,8 @@ def config_for_jobs(raw: Mapping[str, Any], workflow: Any) -> Config:
 
 def _typed(value: Any) -> Any:
     """A value of `--config KEY=VALUE` as YAML has it: in its lists and mappings Snakemake leaves everything text."""
-    if isinstance(value, Mapping):
-        return {key: _typed(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_typed(item) for item in value]
-    plain = isinstance(value, str) and re.fullmatch(r"null|true|false|-?(0|[1-9]\d*)(\.\d+)?", value)
-    return yaml.safe_load(value) if plain else value
+    plain = re.compile(r"null|true|false|-?(0|[1-9]\d*)(\.\d+)?")
+    return with_texts(value, lambda text: yaml.safe_load(text) if plain.fullmatch(text) else text)
 
 
 def run_pipeline(cores: int | None, files: Sequence[Path], targets: Sequence[str]) -> int:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path, PurePosixPath
 from types import UnionType
@@ -127,14 +127,19 @@ def _named_weights(value: Any, defined: dict[str, Any], of_weights: bool = False
     return name
 
 
+def with_texts(value: Any, change: Callable[[str], Any]) -> Any:
+    """Plain values with each text in them, but for keys, changed."""
+    if isinstance(value, Mapping):
+        return {key: with_texts(item, change) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_texts(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value
+
+
 def _with_numbers(value: Any) -> Any:
     """1e-3, which everybody writes and YAML 1.1 takes for text, since it has no point, as a number everywhere."""
-    if isinstance(value, Mapping):
-        return {key: _with_numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_with_numbers(item) for item in value]
-    exponent = isinstance(value, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", value)
-    return float(value) if exponent else value
+    exponent = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+    return with_texts(value, lambda text: float(text) if exponent.fullmatch(text) else text)
 
 
 def read_yaml(file: str | Path) -> dict[str, Any]:
