@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,6 +28,9 @@ from dvfl.config import (
     override,
 )
 from dvfl.config.loading import read_yaml
+from dvfl.models import VideoFocalNet
+from dvfl.models.overrides import ELSEWHERE
+from dvfl.models.registry import VIDEO_FOCALNET_ARGUMENTS
 
 FOLDER = DEFAULT_CONFIG.parent
 RAW: dict[str, Any] = {
@@ -175,6 +181,17 @@ def test_numbers_are_numbers_in_grids_too():
     study = {"arms": ["distilled"], "grid": {"distill.alpha": ["1e-1", 0.1, "5e-1"]}}
     config = check_config(merge(RAW, {"ablation": {"studies": {"mine": study}}}))
     assert list(study_trials(config.ablation.studies["mine"])) == ["alpha=0.1", "alpha=0.5"]
+
+
+def test_arguments_of_a_videofocalnet_are_told_without_torch():
+    known = set(inspect.signature(VideoFocalNet).parameters) - set(ELSEWHERE)
+    assert set(VIDEO_FOCALNET_ARGUMENTS) == known
+    code = (
+        "import sys; from dvfl.models.overrides import unknown_override as u; "
+        "assert u('vfl_net', {'embed_dims': 7})[0] == 'embed_dims' and u('vfl_net', {'depths': 7}) is None; "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_mappings_may_be_merged_from_two_others(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
@@ -308,8 +307,6 @@ def _check_network(config: Config, role: Literal["teacher", "student"]) -> Train
         check_model(network.model, **size, **network.model_overrides)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{role}.model: {error}; change {role}.model, its model_overrides, or input") from error
-    if "DVFL_CONFIG" in os.environ:  # a job's config was checked when the DAG was made, and this imports PyTorch
-        return train
     if network.model_overrides and (unknown := unknown_override(network.model, network.model_overrides, **size)):
         key, known = unknown
         raise ConfigError(

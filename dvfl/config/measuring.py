@@ -46,10 +46,6 @@ class EvaluateConfig(Section):
         """How many of so many clips are tested: the first, in the order of their ids."""
         return clips - clips % self.drop_last if self.drop_last else clips
 
-    def batches(self, clips: int) -> int:
-        """How many batches so many clips make: `batch_size` counts views, and a clip's stay together."""
-        return -(-clips // max(1, self.batch_size // (self.clips * self.crops)))
-
 
 class StudyConfig(Section):
     arms: Annotated[list[Name], EachOnce] = Field(min_length=1, description="Arms that the study trains.")

@@ -212,11 +212,16 @@ def iterate_test(
     V = clips * crops. `batch_size` counts views: B is as many clips as fit, at least one. `random` frames, and no more
     than the `first` clips, are what the released code makes of a test. `take(n)` says which of the n batches are made.
     """
-    batches = _batches(range(len(dataset))[:first], max(1, batch_size // (clips * crops)))
+    batches = clip_batches(len(range(len(dataset))[:first]), batch_size, clips * crops)
     batches = [batches[number] for number in take(len(batches))]
     made = _made(_TestViews(dataset, clips, crops, random), batches, workers)
     for batch, views in zip(batches, made, strict=True):
         yield np.asarray(batch, dtype=np.int64), views
+
+
+def clip_batches(clips: int, batch_size: int, views: int) -> list[list[int]]:
+    """Positions of the clips of each batch of a test: `batch_size` counts views, and a clip's stay together."""
+    return _batches(range(clips), max(1, batch_size // views))
 
 
 class _TrainingViews(Dataset):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dvfl.config import EvaluateConfig, InputConfig
-from dvfl.data.clips import ClipDataset, iterate_test
+from dvfl.data.clips import ClipDataset, clip_batches, iterate_test
 from dvfl.data.transforms import normalise
 from dvfl.errors import UserError
 from dvfl.evaluate.kept import KeptPredictions
@@ -42,7 +42,7 @@ def predict_dataset(
     model = for_inference(model)
     kept = kept or KeptPredictions()
     total = evaluate.tested(len(dataset))
-    share = processes.share(evaluate.batches(total))
+    share = processes.share(len(clip_batches(total, evaluate.batch_size, evaluate.clips * evaluate.crops)))
     left = [number for number in share if number not in kept.rows]
     batches = iterate_test(
         dataset,

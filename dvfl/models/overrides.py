@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from dvfl.models.registry import TIMM, TORCHVISION, VIDEO_FOCALNETS, builder_of
+from dvfl.models.registry import TIMM, TORCHVISION, VIDEO_FOCALNET_ARGUMENTS, VIDEO_FOCALNETS, builder_of
 
 ELSEWHERE = {
     "num_classes": "is how many classes the data set has; leave it out",
@@ -17,20 +17,25 @@ ELSEWHERE = {
 }
 
 
+_answered: dict[str, str | None] = {}
+
+
 def unknown_override(name: str, overrides: Mapping[str, Any], **clips: int) -> tuple[str, list[str]] | None:
     """The first override that the model has no argument for, and the arguments that it has, as far as they are known.
 
-    `clips` are num_frames and img_size. Imports torch, so it is for configs that have overrides.
+    `clips` are num_frames and img_size. Imports torch, unless the model is a VideoFocalNet.
     """
-    if name.startswith(TIMM) or name in TORCHVISION:  # hand on whatever they are given
-        refused = _refused(name, overrides, **clips)
-        return None if refused is None else (refused, [])
     if name in VIDEO_FOCALNETS:
-        from dvfl.models.video_focalnet import VideoFocalNet as builder
-    else:
-        builder = builder_of(name)
+        known = list(VIDEO_FOCALNET_ARGUMENTS)
+        return next(((key, known) for key in overrides if key not in known), None)
+    if name.startswith(TIMM) or name in TORCHVISION:  # hand on whatever they are given
+        asked = f"{name} {sorted(overrides.items())} {sorted(clips.items())}"  # arms and trials ask alike, in seconds
+        if asked not in _answered:
+            _answered[asked] = _refused(name, overrides, **clips)
+        refused = _answered[asked]
+        return None if refused is None else (refused, [])
     try:
-        arguments = inspect.signature(builder).parameters
+        arguments = inspect.signature(builder_of(name)).parameters
     except ValueError:  # of a builder that is no Python
         return None
     if any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values()):

@@ -48,6 +48,26 @@ VIDEO_FOCALNETS: dict[str, dict[str, Any]] = {
     },
 }
 
+# What each of them takes but for what the data set and the input say; kept here for checks without torch.
+VIDEO_FOCALNET_ARGUMENTS = (
+    "embed_dim",
+    "depths",
+    "focal_levels",
+    "focal_windows",
+    "focal_factor",
+    "mlp_ratio",
+    "drop_path_rate",
+    "tubelet_size",
+    "use_conv_embed",
+    "use_layerscale",
+    "layerscale_value",
+    "use_postln",
+    "use_postln_in_modulation",
+    "normalize_modulator",
+    "in_chans",
+    "init",
+)
+
 TORCHVISION = (
     "r3d_18",
     "mc3_18",
