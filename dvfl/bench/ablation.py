@@ -59,7 +59,8 @@ class Parts:
 
     dag: float  # Snakemake's start, and the tables
     start: float  # a trial, but for its epochs: start of the program, test, scores
-    views: float  # each clip decoded and transformed once
+    views: float  # a view of each clip, decoded and transformed
+    together: float  # all views that the epochs cycle through, by one reading of each clip
     teacher: float  # its pass over these
     student: float  # an epoch's steps on views that are in memory
 
@@ -84,7 +85,7 @@ class Work:
     def shared(self, parts: Parts) -> float:
         """Seconds where views and the teacher's answers are made once for all trials, and then cost nothing more."""
         trials = self.distilled + self.on_labels
-        once = min(self.views, self.epochs) * (parts.views + parts.teacher)
+        once = parts.together + min(self.views, self.epochs) * parts.teacher
         return parts.dag + (once + trials * (parts.start + self.epochs * parts.student)) / self.cores
 
     def ceiling(self, parts: Parts) -> float:
@@ -196,17 +197,22 @@ def measure_epoch(folder: str, rounds: int = 3) -> None:
     ablation = Ablation(Path(folder), cores=1)
     config, trial = ablation.config(), ablation.trials()[0][0]
     settings, data = plan.run_settings(config, trial), load_run_data(config, trial)
+    drawn = settings.model_copy(update={"input": settings.input.model_copy(update={"views": None})})
     torch.set_num_threads(settings.train.threads)
-    dataset = clip_dataset(data, settings, settings.subsets, labelled_clips(data, settings))
+    dataset, lone = (clip_dataset(data, each, each.subsets, labelled_clips(data, each)) for each in (settings, drawn))
     train = settings.train.model_copy(update={"epochs": rounds})
     recipe = resolve(train, trial.seed, len(data.classes))
     ask = OnlineTargets(load_teacher(str(ablation.teacher() / "weights.safetensors"), settings, recipe))
+    begin = time.process_time()
+    for i in range(len(dataset)):
+        dataset.training_view(i, 0)
+    together = time.process_time() - begin
     views, teacher = [], []
     logits = torch.zeros(rounds, len(dataset), len(data.classes))
     for epoch in range(rounds):
         begin = time.process_time()
-        for i in range(len(dataset)):
-            dataset.training_view(i, epoch)
+        for i in range(len(lone)):
+            lone.training_view(i, epoch)
         views.append(time.process_time() - begin)
         batches = list(training_batches(dataset, recipe, epoch, range(-(-len(dataset) // train.batch_size))))
         begin = time.process_time()
@@ -220,7 +226,8 @@ def measure_epoch(folder: str, rounds: int = 3) -> None:
         begin = time.process_time()
         fit(task, dataset, recipe, Checkpoint(Path(resume)))
         student = (time.process_time() - begin) / rounds
-    print(json.dumps({"views": float(np.median(views)), "teacher": float(np.median(teacher)), "student": student}))
+    made = {"views": float(np.median(views)), "together": together}
+    print(json.dumps(made | {"teacher": float(np.median(teacher)), "student": student}))
 
 
 def difference(one: Path, other: Path) -> float:

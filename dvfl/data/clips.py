@@ -87,10 +87,26 @@ class ClipDataset(Dataset):
     def training_view(self, i: int, epoch: int) -> Tensor:
         """The clip's view of an epoch, uint8 (T, 3, S, S).
 
-        With `input.views` = V, epoch e shows view e mod V, kept in memory once made.
+        With `input.views` = V, epoch e shows view e mod V; all V are made at once and kept in memory.
         """
         kept = self._kept.get((i, self._view(epoch)))
-        return self._draw(i, epoch) if kept is None else kept
+        return self.new_views(i, epoch)[0] if kept is None else kept
+
+    @property
+    def together(self) -> int:
+        """Views that are made at once, since a clip is decoded once for all of them."""
+        return self.input.views or 1
+
+    def new_views(self, i: int, epoch: int) -> Tensor:
+        """The clip's views of this epoch and of those after it that are made together, uint8 (N, T, 3, S, S)."""
+        addresses = [(self.seed, "view", self._view(e), self.clip_ids[i]) for e in range(epoch, epoch + self.together)]
+        segments = partial(random_segment_indices, self._frames[i], self.input.frames)
+        numbers, places = np.unique([segments(generator(*address)) for address in addresses], return_inverse=True)
+        frames = self._read(i, numbers, self._transform.short_side)
+        each = zip(places.reshape(len(addresses), -1), addresses, strict=True)
+        views = torch.stack([self._transform(frames[place], address) for place, address in each])
+        self.keep(i, epoch, views)
+        return views
 
     def test_views(self, i: int, clips: int = 1, crops: int = 1, random: bool = False) -> Tensor:
         """Test views, uint8 (clips * crops, T, 3, S, S): all crops of a temporal clip together.
@@ -114,18 +130,10 @@ class ClipDataset(Dataset):
         """Whether the view is in memory, so that no process has to make it."""
         return (i, self._view(epoch)) in self._kept
 
-    def keep(self, i: int, epoch: int, view: Tensor) -> None:
-        """Keep a view that another process made, where views are kept."""
+    def keep(self, i: int, epoch: int, views: Tensor) -> None:
+        """Keep new views, also those that another process made, where views are kept."""
         if self.input.views:
-            self._kept[i, self._view(epoch)] = view
-
-    def _draw(self, i: int, epoch: int) -> Tensor:
-        address = (self.seed, "view", self._view(epoch), self.clip_ids[i])
-        rng = generator(*address)
-        indices = random_segment_indices(self._frames[i], self.input.frames, rng)
-        view = self._transform(self._read(i, indices, self._transform.short_side), address)
-        self.keep(i, epoch, view)
-        return view
+            self._kept |= {(i, self._view(epoch + later)): view for later, view in enumerate(views)}
 
     def _read(self, i: int, indices: np.ndarray, short_side: int) -> np.ndarray:
         """Frames of a clip, uint8 (T, H, W, 3); those of a store have the short side that it has."""
@@ -189,10 +197,10 @@ def iterate_training(
     made = _made(_TrainingViews(dataset, epoch), missing, workers)
     for batch, absent, views in zip(batches, missing, made, strict=True):
         fresh = dict(zip(absent, views, strict=True))
-        for i, view in fresh.items():
+        for i, new in fresh.items():
             if not dataset.is_kept(i, epoch):  # a copy: what came from a process is shared memory
-                dataset.keep(i, epoch, view.clone())
-        shown = [fresh[i] if i in fresh else dataset.training_view(i, epoch) for i in batch]
+                dataset.keep(i, epoch, new.clone())
+        shown = [fresh[i][0] if i in fresh else dataset.training_view(i, epoch) for i in batch]
         positions = np.asarray(batch, dtype=np.int64)
         yield positions, torch.stack(shown), torch.from_numpy(dataset.labels[positions])
 
@@ -229,7 +237,7 @@ class _TrainingViews(Dataset):
         self.dataset, self.epoch = dataset, epoch
 
     def __getitem__(self, i: int) -> Tensor | UnreadableClip:
-        return _or_error(self.dataset.training_view, i, self.epoch)
+        return _or_error(self.dataset.new_views, i, self.epoch)
 
 
 class _TestViews(Dataset):

@@ -6,29 +6,32 @@ import math
 import sys
 from dataclasses import replace
 from importlib import reload
-from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 import yaml
 
 from dvfl import plan
 from dvfl.bench import unkept
 from dvfl.bench.ablation import PLAIN, REDUCED, SHARED, STUDY, Parts, Work, difference
 from dvfl.bench.pairs import Disagreement, Pair, Sides, Sizes, measure
-from dvfl.config import DEFAULT_CONFIG, load_config
+from dvfl.config import DEFAULT_CONFIG, InputConfig, load_config
 from dvfl.data.clips import ClipDataset
 from dvfl.report.rows import table_frame
 from dvfl.report.tables import write_table
 
 WORK = Work(distilled=9, on_labels=1, epochs=10, views=8, cores=1)
-PARTS = Parts(dag=7.0, start=0.0, views=0.0, teacher=0.0, student=0.0)
+PARTS = Parts(dag=7.0, start=0.0, views=0.0, together=0.0, teacher=0.0, student=0.0)
 
 
 @pytest.mark.parametrize(
     ("part", "plain", "shared"),
     [
         ("start", 10, 10),
-        ("views", 9 * 11 + 10, 8),  # each distilling trial looks at its teacher once before it starts
+        ("views", 9 * 11 + 10, 0),  # each distilling trial looks at its teacher once before it starts
+        ("together", 0, 1),
         ("teacher", 9 * 11, 8),
         ("student", 10 * 10, 10 * 10),
     ],
@@ -41,8 +44,8 @@ def test_each_part_is_paid_by_every_plain_trial_and_what_is_shared_once(part, pl
     assert replace(WORK, cores=2).plain(parts) == 7 + plain
 
 
-def test_fewer_epochs_than_views_show_no_more_views_than_epochs():
-    parts = replace(PARTS, views=1.0)
+def test_with_fewer_epochs_than_views_the_teacher_is_asked_about_no_more_views_than_epochs():
+    parts = replace(PARTS, teacher=1.0)
     assert replace(WORK, epochs=3).shared(parts) == 7 + 3
 
 
@@ -69,22 +72,27 @@ def test_the_sides_train_the_same_trials_and_differ_in_the_source_of_the_targets
         assert one == other
 
 
-@pytest.mark.parametrize(("command", "drawn"), [("trial", 3), ("targets", 1)])
-def test_a_plain_trial_draws_a_view_whenever_it_is_shown(monkeypatch, command, drawn):
-    monkeypatch.setattr(ClipDataset, "keep", ClipDataset.keep)  # put back afterwards
+@pytest.mark.parametrize(("command", "read", "together"), [("trial", 3, 1), ("targets", 1, 8)])
+def test_a_plain_trial_makes_a_view_whenever_it_is_shown(tmp_path, monkeypatch, command, read, together):
+    for name in ("keep", "together"):  # put back afterwards
+        monkeypatch.setattr(ClipDataset, name, getattr(ClipDataset, name))
     monkeypatch.setattr(sys, "argv", ["dvfl", command])
     reload(unkept)
-    calls = []
-    dataset = SimpleNamespace(input=SimpleNamespace(views=8), _kept={}, _view=lambda epoch: epoch % 8)
+    readings = []
 
-    def draw(i, epoch):
-        calls.append(i)
-        ClipDataset.keep(dataset, i, epoch, "view")
-        return "view"
+    def read_frames(path, indices, *_):
+        readings.append(indices)
+        return np.zeros((len(indices), 40, 40, 3), np.uint8)
 
-    dataset._draw = draw
-    assert [ClipDataset.training_view(dataset, 0, epoch) for epoch in (1, 9, 17)] == ["view"] * 3
-    assert len(calls) == drawn
+    monkeypatch.setattr("dvfl.data.clips.read_frames", read_frames)
+    clip = {"clip_id": "a.avi", "label": 0, "class_name": "a", "group": "g", "frames": 16}
+    index, split = pd.DataFrame([clip]), pd.DataFrame([{"clip_id": "a.avi", "subset": "train"}])
+    size = InputConfig(frames=4, img_size=16, short_side=40, views=8)
+    dataset = ClipDataset(index, split, tmp_path, ["train"], size, True, 0)
+    views = [dataset.training_view(0, epoch) for epoch in (1, 9, 17)]
+    assert all(torch.equal(view, views[0]) for view in views)
+    assert len(readings) == read
+    assert len(dataset.new_views(0, 1)) == together
 
 
 def table(tmp_path, name, value, arm="distilled", run_ids="a"):

@@ -81,9 +81,13 @@ def test_views_are_functions_of_seed_epoch_and_clip(build):
 
 
 def test_views_that_the_epochs_cycle_through_are_kept(build, monkeypatch):
-    dataset = build(views=2)
-    first = [dataset.training_view(0, number) for number in range(2)]
-    monkeypatch.setattr("dvfl.data.clips.read_frames", None)  # nothing is read from here on
+    dataset, anew = build(views=2), build(views=None)
+    first = [dataset.training_view(0, 0)]
+    monkeypatch.setattr("dvfl.data.clips.read_frames", None)  # one reading makes both
+    first.append(dataset.training_view(0, 1))
+    monkeypatch.undo()
+    assert all(torch.equal(view, anew.training_view(0, number)) for number, view in enumerate(first))
+    monkeypatch.setattr("dvfl.data.clips.read_frames", None)
     assert torch.equal(dataset.training_view(0, 2), first[0])
     assert torch.equal(dataset.training_view(0, 5), first[1])
     assert not torch.equal(*first)

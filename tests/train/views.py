@@ -29,8 +29,11 @@ class Views:
     def training_view(self, i: int, epoch: int) -> torch.Tensor:
         return self.views[i].roll(epoch, -1)
 
+    def new_views(self, i: int, epoch: int) -> torch.Tensor:
+        return self.training_view(i, epoch)[None]
+
     def is_kept(self, i: int, epoch: int) -> bool:
         return False
 
-    def keep(self, i: int, epoch: int, view: torch.Tensor) -> None:
+    def keep(self, i: int, epoch: int, views: torch.Tensor) -> None:
         pass
