@@ -10,6 +10,8 @@ import os
 import shutil
 from pathlib import Path
 
+from dvfl import plan
+from dvfl.config import Config
 from dvfl.files import read_json
 from dvfl.run import Run
 
@@ -21,6 +23,17 @@ def is_there(run: Run, key: str) -> bool:
     """Whether the run is finished, made with the settings and inputs that the key stands for."""
     files = [run.directory / name for name in OUTPUTS]
     return all(file.exists() for file in files) and read_json(files[-1])["key"] == key
+
+
+def trained_before(config: Config, run: Run, key: str) -> Run | None:
+    """The trial that made the very weights which the key stands for, of a study that chose values for the run.
+
+    What is chosen has been tried: a study of alpha after one of epochs finds its trial of alpha 0 among the latter's.
+    """
+    studies = (choice.parent.name for choice in plan.choices_of(config, run))
+    grids = (study for study in studies if study in config.ablation.studies)
+    trials = (trial for study in grids for trial in plan.trial_runs(config, run.dataset, study))
+    return next((trial for trial in trials if is_there(trial, key)), None)
 
 
 def keep_for_others(run: Run, resume: Path) -> None:

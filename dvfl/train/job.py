@@ -28,7 +28,7 @@ from dvfl.run import Run, RunSettings
 from dvfl.track import Tracker, open_tracker
 from dvfl.train.checkpoint import Checkpoint
 from dvfl.train.distributed import Processes, run_on_processes
-from dvfl.train.finished import is_there, keep_for_others, made_meanwhile
+from dvfl.train.finished import is_there, keep_for_others, made_meanwhile, trained_before
 from dvfl.train.inputs import (
     RunData,
     clip_dataset,
@@ -181,11 +181,9 @@ def _learn(
     """Trains or distils the network in place; given weights, and those of a trial that trains the same, stay."""
     if settings.network.weights:
         return Learned([])
-    again = plan.tested_anew(config, run)
-    if again is not None:
-        load_into(model, again.directory / "weights.safetensors")
-        history = pd.read_csv(again.directory / "history.csv").to_dict("records")
-        return Learned(history, read_json(again.directory / "run.json")["teacher_top1_on_training_clips"])
+    before = plan.tested_anew(config, run) or trained_before(config, run, key_of(settings, inputs))
+    if before is not None:
+        return _taken(model, before, tracker)
     model.to(recipe.device)
     make_lighter(model, settings)
     task: SupervisedTask | DistillationTask = SupervisedTask(model)
@@ -201,6 +199,19 @@ def _learn(
             tracker.metrics({"teacher_top1_on_training_clips": teacher_top1}, step=0)
     history = _fit(processes, config, run, settings, data, task, dataset, recipe, checkpoint, tracker, watch)
     return Learned(history, teacher_top1, targets_from)
+
+
+def _taken(model: nn.Module, before: Run, tracker: Tracker | None) -> Learned:
+    """What another run has learned already; the model gets its weights."""
+    load_into(model, before.directory / "weights.safetensors")
+    history = pd.read_csv(before.directory / "history.csv").to_dict("records")
+    if tracker is not None:
+        print(f"taken from {before}, which trained the very same", file=sys.stderr)
+        for row in history:
+            shown = {key: value for key, value in row.items() if key != "epoch" and not pd.isna(value)}
+            tracker.metrics(shown, step=row["epoch"])
+    top1 = read_json(before.directory / "run.json")["teacher_top1_on_training_clips"]
+    return Learned(history, top1, taken_from=str(before))
 
 
 def _fit(

@@ -28,6 +28,7 @@ class Learned:
     history: History
     teacher_top1: float | None = None  # on the training clips
     targets_from: str | None = None  # "stored", say; None without a teacher
+    taken_from: str | None = None  # the run that had trained the very same before, so that this one did not
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def write_record(
             "teacher_top1_on_training_clips": learned.teacher_top1,
             "teacher_targets": learned.targets_from,
             "loading": loading and loading.as_dict(),
+            "taken_from": learned.taken_from,
             "reported_epoch": _reported_epoch(settings, history),
         },
     )

@@ -465,6 +465,34 @@ def test_a_choice_replaces_the_configs_values_and_is_written_down(taught):
     assert about["chosen"] == {"distill.alpha": 0.9}
 
 
+LENGTH = {"arms": ["student"], "grid": {"student.train.epochs": [1, 2]}}
+WITHOUT_TEACHER = {"arms": ["distilled"], "points": [{"distill.alpha": 0.0}]}
+TWO_STUDIES = {
+    "chosen_by": ["length", "sweep"],
+    "ablation": {"run": ["length", "sweep"], "studies": {"length": LENGTH, "sweep": WITHOUT_TEACHER}},
+}
+
+
+def test_a_trial_takes_the_weights_of_the_chosen_one_if_that_trained_the_very_same(project, monkeypatch, capsys):
+    config = project.config(TWO_STUDIES)
+    (one, two), (again,) = (plan.trial_runs(config, "colours", study) for study in ("length", "sweep"))
+    job.train_run(config, two)
+    choice = {"values": {"student.train.epochs": 2}}
+    write_json("results/ablation/colours/length/choice.json", choice)
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "fit", None)  # nothing is trained
+        job.train_run(config, again)
+        with pytest.raises(TypeError):
+            job.train_run(config, one)
+    for name in ("weights.safetensors", "history.csv"):
+        assert (again.directory / name).read_bytes() == (two.directory / name).read_bytes()
+    about = read_json(again.directory / "run.json")
+    assert (about["taken_from"], about["arm"], about["trial"]) == (str(two), "distilled", "alpha=0")
+    assert about["chosen"] == choice["values"]
+    assert f"taken from {two}, which trained the very same" in capsys.readouterr().err
+    assert read_json(two.directory / "run.json")["taken_from"] is None
+
+
 # --------------------------------------------------------------------------------------------------- killed, resumed
 
 
