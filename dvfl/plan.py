@@ -78,6 +78,23 @@ def tested_anew(config: Config, run: Run) -> Run | None:
     return None
 
 
+def tried_before(config: Config, run: Run) -> list[Run]:
+    """Trials that a trial's values were chosen among, looked at as it is: one of them may have trained the very same.
+
+    A study of alpha after one of epochs has its trial of alpha 0 among the latter's.
+    """
+    if run.stage != "selection":
+        return []
+    grids = (study for study in _chosen_by(config, run) if study in config.ablation.studies)
+    trials = (trial for study in grids for trial in trial_runs(config, run.dataset, study))
+    return [trial for trial in trials if _looked_at(config, trial) == _looked_at(config, run)]
+
+
+def _looked_at(config: Config, run: Run) -> tuple[EvaluateConfig, int]:
+    """How its validation clips are shown to it while it trains, and how often."""
+    return evaluation(config, run), run_settings(config, run).train.validate_every
+
+
 def _trained_alike(config: Config, one: Run, other: Run) -> bool:
     """Whether two runs train the same, whatever the studies choose."""
     return run_settings(config, one) == run_settings(config, other) and choices_of(config, one) == choices_of(
@@ -252,13 +269,18 @@ def teacher_of(config: Config, run: Run) -> Run | None:
 
 
 def choices_of(config: Config, run: Run) -> list[Path]:
-    """The choice files that the run takes values from: of the studies before it whose keys it uses and does not set."""
+    """The choice files that the run takes values from."""
+    return [study_directory(run.dataset, study) / "choice.json" for study in _chosen_by(config, run)]
+
+
+def _chosen_by(config: Config, run: Run) -> list[str]:
+    """The studies before a run whose keys it uses and does not set."""
     if run.stage == "pretraining":
         return []
     before = config.chosen_by
     if run.study in before:
         before = before[: before.index(run.study)]
-    return [study_directory(run.dataset, study) / "choice.json" for study in before if _uses(config, run, study)]
+    return [study for study in before if _uses(config, run, study)]
 
 
 def _uses(config: Config, run: Run, study: str) -> bool:

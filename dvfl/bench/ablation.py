@@ -203,6 +203,7 @@ def measure_epoch(folder: str, rounds: int = 3) -> None:
     train = settings.train.model_copy(update={"epochs": rounds})
     recipe = resolve(train, trial.seed, len(data.classes))
     ask = OnlineTargets(load_teacher(str(ablation.teacher() / "weights.safetensors"), settings, recipe))
+    lone.training_view(0, 0)  # warms up
     begin = time.process_time()
     for i in range(len(dataset)):
         dataset.training_view(i, 0)

@@ -55,7 +55,7 @@ def main() -> None:
     from dvfl.errors import UserError, is_users_to_mend
     from dvfl.files import in_words
 
-    gc.set_threshold(20_000, 50, 50)  # imports leave no garbage: looking for it often is a tenth of a start
+    gc.set_threshold(20_000)  # imports leave no garbage: looking for it often is a tenth of a start
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the jobs' shell ignores it, so that its commands can decide
     try:
         cli.main(standalone_mode=False)

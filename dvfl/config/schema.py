@@ -54,7 +54,8 @@ class Config(Section):
     chosen_by: Annotated[list[Name], EachOnce] = Field(
         [],
         description="Studies, in order, whose choice files replace the values that they searched, in the arms and in "
-        "the studies after them; a value that an arm or a trial sets itself stands.",
+        "the studies after them; a value that an arm or a trial sets itself stands. A trial that has been trained in "
+        "one of them takes its weights.",
     )
     evaluate: EvaluateConfig = EvaluateConfig()
     ablation: AblationConfig = AblationConfig()

@@ -89,8 +89,11 @@ class ClipDataset(Dataset):
 
         With `input.views` = V, epoch e shows view e mod V; all V are made at once and kept in memory.
         """
-        kept = self._kept.get((i, self._view(epoch)))
-        return self.new_views(i, epoch)[0] if kept is None else kept
+        if not self.is_kept(i, epoch):
+            views = self.new_views(i, epoch)
+            self.keep(i, epoch, views)
+            return views[0]
+        return self._kept[i, self._view(epoch)]
 
     @property
     def together(self) -> int:
@@ -104,9 +107,7 @@ class ClipDataset(Dataset):
         numbers, places = np.unique([segments(generator(*address)) for address in addresses], return_inverse=True)
         frames = self._read(i, numbers, self._transform.short_side)
         each = zip(places.reshape(len(addresses), -1), addresses, strict=True)
-        views = torch.stack([self._transform(frames[place], address) for place, address in each])
-        self.keep(i, epoch, views)
-        return views
+        return torch.stack([self._transform(frames[place], address) for place, address in each])
 
     def test_views(self, i: int, clips: int = 1, crops: int = 1, random: bool = False) -> Tensor:
         """Test views, uint8 (clips * crops, T, 3, S, S): all crops of a temporal clip together.
@@ -131,9 +132,10 @@ class ClipDataset(Dataset):
         return (i, self._view(epoch)) in self._kept
 
     def keep(self, i: int, epoch: int, views: Tensor) -> None:
-        """Keep new views, also those that another process made, where views are kept."""
+        """Keep new views, where views are kept at all."""
         if self.input.views:
-            self._kept |= {(i, self._view(epoch + later)): view for later, view in enumerate(views)}
+            kept = views.clone()  # what another process made is shared memory
+            self._kept |= {(i, self._view(epoch + later)): view for later, view in enumerate(kept)}
 
     def _read(self, i: int, indices: np.ndarray, short_side: int) -> np.ndarray:
         """Frames of a clip, uint8 (T, H, W, 3); those of a store have the short side that it has."""
@@ -197,9 +199,8 @@ def iterate_training(
     made = _made(_TrainingViews(dataset, epoch), missing, workers)
     for batch, absent, views in zip(batches, missing, made, strict=True):
         fresh = dict(zip(absent, views, strict=True))
-        for i, new in fresh.items():
-            if not dataset.is_kept(i, epoch):  # a copy: what came from a process is shared memory
-                dataset.keep(i, epoch, new.clone())
+        for i, views_of_clip in fresh.items():
+            dataset.keep(i, epoch, views_of_clip)
         shown = [fresh[i][0] if i in fresh else dataset.training_view(i, epoch) for i in batch]
         positions = np.asarray(batch, dtype=np.int64)
         yield positions, torch.stack(shown), torch.from_numpy(dataset.labels[positions])

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from dvfl import plan
 from dvfl.config import Config
 from dvfl.files import read_json
 from dvfl.run import Run
+from dvfl.train.provenance import code_version, package_versions
 
 OUTPUTS = ("weights.safetensors", "history.csv", "run.json")
 BEGAN = "DVFL_BEGAN"  # when the Snakemake of this job began, in seconds of Unix time; outside a pipeline nobody waits
@@ -25,15 +27,17 @@ def is_there(run: Run, key: str) -> bool:
     return all(file.exists() for file in files) and read_json(files[-1])["key"] == key
 
 
-def trained_before(config: Config, run: Run, key: str) -> Run | None:
-    """The trial that made the very weights which the key stands for, of a study that chose values for the run.
-
-    What is chosen has been tried: a study of alpha after one of epochs finds its trial of alpha 0 among the latter's.
-    """
-    studies = (choice.parent.name for choice in plan.choices_of(config, run))
-    grids = (study for study in studies if study in config.ablation.studies)
-    trials = (trial for study in grids for trial in plan.trial_runs(config, run.dataset, study))
-    return next((trial for trial in trials if is_there(trial, key)), None)
+def trained_before(config: Config, run: Run, key: str, device: str) -> Run | None:
+    """A finished run that this code made of the key's settings and inputs on such a device: with the very weights."""
+    tested = plan.tested_anew(config, run)
+    made_by: dict[str, Any] = {"device": device, "versions": package_versions()}
+    made_by["commit"], made_by["dirty"] = code_version()
+    for other in plan.tried_before(config, run) if tested is None else [tested]:
+        if is_there(other, key):
+            about = read_json(other.directory / "run.json")
+            if all(about[name] == value for name, value in made_by.items()):
+                return other
+    return None
 
 
 def keep_for_others(run: Run, resume: Path) -> None:

@@ -178,12 +178,13 @@ def _learn(
     tracker: Tracker | None,
     watch: Watch | None,
 ) -> Learned:
-    """Trains or distils the network in place; given weights, and those of a trial that trains the same, stay."""
+    """Trains or distils the network in place; given weights stay, and what has been learned already is taken."""
     if settings.network.weights:
         return Learned([])
-    before = plan.tested_anew(config, run) or trained_before(config, run, key_of(settings, inputs))
-    if before is not None:
-        return _taken(model, before, tracker)
+    key, device = key_of(settings, inputs), str(recipe.device)
+    before = trained_before(config, run, key, device) if processes.first else None
+    if processes.any(before is not None):  # the others write nothing
+        return Learned([]) if before is None else _taken(run, model, before, tracker)
     model.to(recipe.device)
     make_lighter(model, settings)
     task: SupervisedTask | DistillationTask = SupervisedTask(model)
@@ -201,17 +202,21 @@ def _learn(
     return Learned(history, teacher_top1, targets_from)
 
 
-def _taken(model: nn.Module, before: Run, tracker: Tracker | None) -> Learned:
-    """What another run has learned already; the model gets its weights."""
+def _taken(run: Run, model: nn.Module, before: Run, tracker: Tracker | None) -> Learned:
+    """What another run has learned, whose weights the model gets."""
+    print(f"{run.name}: takes the weights of {before}, which trained the very same", file=sys.stderr)
     load_into(model, before.directory / "weights.safetensors")
     history = pd.read_csv(before.directory / "history.csv").to_dict("records")
+    about = read_json(before.directory / "run.json")
+    top1 = about["teacher_top1_on_training_clips"]
     if tracker is not None:
-        print(f"taken from {before}, which trained the very same", file=sys.stderr)
+        tracker.tags({"taken_from": str(before)})
+        if top1 is not None:
+            tracker.metrics({"teacher_top1_on_training_clips": top1}, step=0)
         for row in history:
             shown = {key: value for key, value in row.items() if key != "epoch" and not pd.isna(value)}
             tracker.metrics(shown, step=row["epoch"])
-    top1 = read_json(before.directory / "run.json")["teacher_top1_on_training_clips"]
-    return Learned(history, top1, taken_from=str(before))
+    return Learned(history, top1, about["teacher_targets"], str(before))
 
 
 def _fit(

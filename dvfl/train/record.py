@@ -87,7 +87,7 @@ def write_record(
             "threads": settings.train.threads,
             "precision": str(recipe.precision).removeprefix("torch."),
             "seconds": round(cost.seconds, 2),
-            "training_seconds": round(sum(row["seconds"] for row in history), 2),
+            "training_seconds": 0 if learned.taken_from else round(sum(row["seconds"] for row in history), 2),
             "cpu_seconds": round(cost.cpu_seconds, 2),
             "peak_memory_mb": round(cost.peak_memory_mb, 1),
             "train_clips": len(dataset),

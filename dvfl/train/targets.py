@@ -129,7 +129,7 @@ def _forecast(work: _Work, missing: list[str], readers: int) -> str:
     started = time.time() - psutil.Process().create_time()
     begin = time.perf_counter()
     ((positions, inputs),) = lessons.inputs(name, [0])
-    made = (time.perf_counter() - begin) / len(positions)
+    made = (time.perf_counter() - begin) / len(positions) / lessons.dataset.together
     for _ in range(2):  # the first warms up
         begin = time.perf_counter()
         lessons.logits(name, inputs).cpu()

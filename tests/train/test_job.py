@@ -465,32 +465,57 @@ def test_a_choice_replaces_the_configs_values_and_is_written_down(taught):
     assert about["chosen"] == {"distill.alpha": 0.9}
 
 
-LENGTH = {"arms": ["student"], "grid": {"student.train.epochs": [1, 2]}}
-WITHOUT_TEACHER = {"arms": ["distilled"], "points": [{"distill.alpha": 0.0}]}
+LENGTH = {"arms": ["student"], "grid": {"student.train.epochs": [1, 2]}, "seeds": [0]}
+WITHOUT_TEACHER = {"arms": ["distilled"], "points": [{"distill.alpha": 0.0}], "seeds": [0, 1]}
 TWO_STUDIES = {
     "chosen_by": ["length", "sweep"],
     "ablation": {"run": ["length", "sweep"], "studies": {"length": LENGTH, "sweep": WITHOUT_TEACHER}},
 }
 
 
-def test_a_trial_takes_the_weights_of_the_chosen_one_if_that_trained_the_very_same(project, monkeypatch, capsys):
+@pytest.fixture
+def chosen(project, monkeypatch):
+    """A study of epochs is done; a trial of the next that trains what the chosen one did, and that one."""
     config = project.config(TWO_STUDIES)
-    (one, two), (again,) = (plan.trial_runs(config, "colours", study) for study in ("length", "sweep"))
+    _, two = plan.trial_runs(config, "colours", "length")
     job.train_run(config, two)
-    choice = {"values": {"student.train.epochs": 2}}
-    write_json("results/ablation/colours/length/choice.json", choice)
-    with monkeypatch.context() as patch:
-        patch.setattr(job, "fit", None)  # nothing is trained
-        job.train_run(config, again)
-        with pytest.raises(TypeError):
-            job.train_run(config, one)
+    write_json("results/ablation/colours/length/choice.json", {"values": {"student.train.epochs": 2}})
+    monkeypatch.setattr(job, "fit", None)  # nothing is trained from here on
+    return config, two, *plan.trial_runs(config, "colours", "sweep")
+
+
+def test_a_trial_takes_the_weights_of_the_chosen_one_if_that_trained_the_very_same(chosen, capsys):
+    config, two, again, other_seed = chosen
+    job.train_run(config, again)
     for name in ("weights.safetensors", "history.csv"):
         assert (again.directory / name).read_bytes() == (two.directory / name).read_bytes()
     about = read_json(again.directory / "run.json")
     assert (about["taken_from"], about["arm"], about["trial"]) == (str(two), "distilled", "alpha=0")
-    assert about["chosen"] == choice["values"]
-    assert f"taken from {two}, which trained the very same" in capsys.readouterr().err
+    assert (about["chosen"], about["training_seconds"]) == ({"student.train.epochs": 2}, 0)
+    assert f"takes the weights of {two}, which trained the very same" in capsys.readouterr().err
     assert read_json(two.directory / "run.json")["taken_from"] is None
+    with pytest.raises(TypeError):
+        job.train_run(config, other_seed)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"commit": "0123"}, {"versions": {"torch": "1"}}, {"device": "cuda:0"}, {"key": "0"}]
+)
+def test_weights_that_another_code_or_device_made_are_not_taken(chosen, changed):
+    config, two, again, _ = chosen
+    about = read_json(two.directory / "run.json")
+    write_json(two.directory / "run.json", about | changed)
+    with pytest.raises(TypeError):
+        job.train_run(config, again)
+
+
+def test_a_trial_that_is_looked_at_in_another_way_trains_itself(chosen):
+    config, _, again, _ = chosen
+    more = config.ablation.studies["sweep"].model_copy(update={"set": {"evaluate.crops": 3}})
+    studies = {"studies": config.ablation.studies | {"sweep": more}}
+    config = config.model_copy(update={"ablation": config.ablation.model_copy(update=studies)})
+    with pytest.raises(TypeError):
+        job.train_run(config, again)
 
 
 # --------------------------------------------------------------------------------------------------- killed, resumed
