@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from dvfl import plan
 from dvfl.config import Config
@@ -30,14 +29,16 @@ def is_there(run: Run, key: str) -> bool:
 def trained_before(config: Config, run: Run, key: str, device: str) -> Run | None:
     """A finished run that this code made of the key's settings and inputs on such a device: with the very weights."""
     tested = plan.tested_anew(config, run)
-    made_by: dict[str, Any] = {"device": device, "versions": package_versions()}
-    made_by["commit"], made_by["dirty"] = code_version()
-    for other in plan.tried_before(config, run) if tested is None else [tested]:
-        if is_there(other, key):
-            about = read_json(other.directory / "run.json")
-            if all(about[name] == value for name, value in made_by.items()):
-                return other
-    return None
+    others = plan.tried_before(config, run) if tested is None else [tested]
+    return next((other for other in others if is_there(other, key) and _would_be_the_same(other, device)), None)
+
+
+def _would_be_the_same(run: Run, device: str) -> bool:
+    """Whether this code, with these packages on such a device, made the run."""
+    commit, dirty = code_version()
+    now = {"commit": commit, "dirty": dirty, "versions": package_versions(), "device": device}
+    about = read_json(run.directory / "run.json")
+    return all(about[name] == value for name, value in now.items())
 
 
 def keep_for_others(run: Run, resume: Path) -> None:
