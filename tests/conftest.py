@@ -137,15 +137,9 @@ class Project:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under pytest-xdist a file's tests share a process, and so do those that look at the one small run of the DAG.
-
-    The longest come first, so that no process is left with them in the end.
-    """
+    """The longest come first, so that none of pytest-xdist's processes is left with them in the end."""
     items.sort(key=lambda item: "workflow" not in item.path.parts)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("pipeline" if "pipeline" in item.fixturenames else str(item.path)))
 
 
 @pytest.fixture(scope="session")

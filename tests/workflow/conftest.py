@@ -6,11 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 import yaml
+
+from dvfl.config import merge
 
 PROJECT = Path(__file__).resolve().parents[2]
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
@@ -79,14 +82,19 @@ def snakemake(folder: Path, *arguments: str, check: bool = True) -> subprocess.C
     return done
 
 
-@pytest.fixture(scope="session")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a finished small run, with its config in small.yaml."""
-    folder = tmp_path_factory.mktemp("pipeline")
+def write_project(folder: Path, **changes: Any) -> None:
+    """Clips, one of them none, and small.yaml with the config of a small run; `changes` are laid over its sections."""
     for name, colour in COLOURS.items():
         for group in range(GROUPS):
             write_clip(folder / f"clips/{name}/{name}_g{group}_c0.avi", colour)
     (folder / "clips/red/notes_c0.avi").write_text("this is no video")
-    (folder / "small.yaml").write_text(yaml.safe_dump(small_config(folder / "clips")))
+    (folder / "small.yaml").write_text(yaml.safe_dump(merge(small_config(folder / "clips"), changes)))
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished small run, with its config in small.yaml. It takes minutes: one file's tests use it."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    write_project(folder)
     snakemake(folder, "--cores", "2", "--configfile", str(folder / "small.yaml"))
     return folder

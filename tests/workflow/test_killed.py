@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,23 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
-from tests.workflow.conftest import small_config
+from tests.workflow.conftest import write_project
 
 TARGET = "results/runs/colours/split1/as_described/teacher/seed0/weights.safetensors"
 
 
 @pytest.fixture
-def folder(pipeline: Path, tmp_path: Path) -> Path:
-    """Data, index and split of the small run, and a teacher that takes long enough to be killed."""
-    for part in ("clips", "results/data", "results/tracking/ready.json"):
-        source, target = pipeline / part, tmp_path / part
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
-    config = small_config(tmp_path / "clips")
-    config["teacher"]["train"] = {"epochs": 60, "lr": 0.001}
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
+def folder(tmp_path: Path) -> Path:
+    """A project whose teacher takes long enough to be killed."""
+    write_project(tmp_path, teacher={"train": {"epochs": 60, "lr": 0.001}})
     return tmp_path
 
 
@@ -40,7 +32,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
 
 
 def until_training(folder: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not list(folder.glob("results/runs/**/checkpoint.pt")):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
