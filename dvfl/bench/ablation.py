@@ -247,7 +247,6 @@ def difference(one: Path, other: Path) -> float:
 @pair(
     "ablation/motions", what="ablation from the DAG's start to its table, 9 trials and a baseline, 10 epochs, motions",
     slow="every trial with its own teacher passes and decoding", fast="stored targets, views kept", share=0.8,
-    repeats=3,
 )  # fmt: skip
 def ablation(sizes: Sizes) -> Sides:
     """Both sides end with the same table, compared once they have run: a call takes minutes."""

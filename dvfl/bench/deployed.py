@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from dvfl.bench.pairs import Sides, Sizes, Unavailable, pair
+from dvfl.bench.roofline import flops_of_products
 from dvfl.deploy.check import agreement
 from dvfl.deploy.job import eager
 from dvfl.deploy.onnx_file import as_onnx
@@ -58,7 +59,8 @@ def deployed(sizes: Sizes, name: str, batch: int, runtime: str, precision: str) 
     slow, clips = eager(network), random_clips(sizes, batch, seed=0)
     found = agreement(fast(clips), slow(clips))
     note = f"top-1 as in PyTorch for {found.clips - found.top1_differs} of {found.clips} random clips"
-    return Sides(partial(slow, clips), partial(fast, clips), deviation=found.relative_error, note=note)
+    flops = flops_of_products(network, torch.from_numpy(clips)) if precision == "float32" else None
+    return Sides(partial(slow, clips), partial(fast, clips), deviation=found.relative_error, note=note, flops=flops)
 
 
 for _name in ("vfl_net", "video_focalnet_base"):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dvfl.bench.literal import LiteralVideoFocalNet
 from dvfl.bench.pairs import Sides, Sizes, Unavailable, pair
+from dvfl.bench.roofline import flops_of_products
 from dvfl.models import create_model
 from dvfl.models.inference import for_inference
 from dvfl.models.registry import VIDEO_FOCALNETS
@@ -132,7 +133,13 @@ def training_step(sizes: Sizes, precision: str, recompute: bool) -> Sides:
     whole = sum(wanted.square().sum() for wanted in gradients[0].values())
     for step in steps:
         step.optimizer.zero_grad(set_to_none=True)
-    return Sides(*steps, deviation=(off / whole).sqrt().item(), note="deviation: of all gradients, relative")
+    return Sides(
+        *steps,
+        deviation=(off / whole).sqrt().item(),
+        note="deviation: of all gradients, relative",
+        # Forward, and backward to the inputs and to the weights.
+        flops=3 * flops_of_products(ours, clips) if precision == "float32" and not recompute else None,
+    )
 
 
 def step_memory(sizes: Sizes, precision: str, recompute: bool) -> Sides:

@@ -12,12 +12,13 @@ import importlib
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from dvfl.bench.roofline import fastest_product
 from dvfl.errors import UserError
 
 MODULES = ("models", "deployed", "targets", "loading", "program", "ablation")  # those that register pairs
@@ -57,7 +58,8 @@ class Sides:
     slow, fast: do it; what they return is ignored but by `amount`. deviation: the largest difference between what the
     two give, in the unit that the pair's tolerance has; a function of it is asked after the rounds, for calls that take
     minutes. amount: measures one call; seconds unless given. note: what the numbers alone do not say. ceiling: the
-    largest ratio that there can be.
+    largest ratio that there can be. flops: floating-point operations of the products that the fast side does in
+    float32, each two of a multiply-add; the note then says how fast the machine could do them.
     """
 
     slow: Callable[[], Any] | None  # None: only the fast side is measured, against the pair's limit
@@ -66,6 +68,7 @@ class Sides:
     note: str = ""
     amount: Callable[[Callable[[], Any]], float] | None = None
     ceiling: float | None = None
+    flops: float | None = None
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,7 @@ def measure(pair: Pair, sizes: Sizes) -> Result:
         deviation=float(deviation),
         tolerance=pair.tolerance,
         threads=sizes.threads,
-        note=_note(sides, ratio),
+        note="; ".join(filter(None, _notes(sides, sizes, slow, ratio))),
     )
 
 
@@ -237,7 +240,15 @@ def _met(pair: Pair, ceiling: float | None, ratio: float, fast: float) -> bool |
     return None if pair.limit is None else bool(fast <= pair.limit)
 
 
-def _note(sides: Sides, ratio: float) -> str:
-    if sides.ceiling is None:
-        return sides.note
-    return f"{ratio / sides.ceiling:.0%} of the ceiling of {sides.ceiling:.3g}x; {sides.note}"
+def _notes(sides: Sides, sizes: Sizes, slow: float, ratio: float) -> Iterator[str]:
+    """What the numbers alone do not say; limits first."""
+    if sides.ceiling is not None:
+        yield f"{ratio / sides.ceiling:.0%} of the ceiling of {sides.ceiling:.3g}x"
+    if sides.flops is not None:
+        rate = fastest_product(sizes.threads)
+        least = sides.flops / rate
+        yield (
+            f"its products are {sides.flops / 1e9:.3g} GFLOP, {least:.3g} s at the {rate / 1e9:.3g} GFLOP/s that the "
+            f"fastest of their kind reaches here, so {slow / least:.3g}x at most if all else cost nothing"
+        )
+    yield sides.note

@@ -62,7 +62,7 @@ def bench(
     from rich.console import Console
 
     from dvfl.bench.pairs import Sizes, Unavailable, chosen, measure
-    from dvfl.bench.table import as_table, circumstances, write_benchmark
+    from dvfl.bench.table import as_table, circumstances, notes, write_benchmark
     from dvfl.profile.machine import usable_cores
     from dvfl.progress import track
 
@@ -78,8 +78,11 @@ def bench(
             left_out[each.name] = str(reason)
         write_benchmark(out, results, left_out, circumstances())
     Console(width=None if sys.stdout.isatty() else 200).print(as_table(results))
-    for name, reason in left_out.items():
-        say(f"{name}: not measured, {reason}")
+    missed = [result for result in results if result.met is False]
+    for note in notes(missed, left_out):
+        say(note)
+    if missed:
+        say("what was tried, with profiles: dvfl/bench/README.md")
 
 
 @click.command()

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from dvfl.bench import pairs
 from dvfl.bench.literal import LiteralVideoFocalNet
 from dvfl.bench.pairs import Disagreement, Pair, Result, Sides, Sizes, Unavailable, chosen, measure
+from dvfl.bench.roofline import flops_of_products
 from dvfl.cli import cli
 from dvfl.errors import UserError
 
@@ -108,6 +109,19 @@ def test_ratio_spread_and_what_was_met():
     assert measure(a_pair(one_side, target=None, limit=4.0), TINY).met is False
 
 
+def test_the_note_says_what_the_machine_could_do(monkeypatch):
+    monkeypatch.setattr(pairs, "fastest_product", lambda threads: 1e9)
+    amounts = iter([8.0, 5.0] * pairs.REPEATS)
+    sides = Sides(lambda: 0, lambda: 0, amount=lambda side: next(amounts), note="hm", flops=4e9)
+    note = measure(a_pair(sides), TINY).note
+    assert "4 GFLOP, 4 s at the 1 GFLOP/s" in note and "2x at most" in note and note.endswith("; hm")
+
+
+def test_products_are_counted_and_nothing_else():
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(24, 5), torch.nn.LayerNorm(5), torch.nn.GELU())
+    assert flops_of_products(network, torch.zeros(3, 2, 3, 2, 2)) == 2 * 3 * 24 * 5
+
+
 def test_quick_is_a_part_and_names_are_beginnings():
     assert {pair.name for pair in chosen(quick=True)} < {pair.name for pair in chosen()}
     assert {pair.name for pair in chosen(["start/plan"])} == {"start/plan/seconds", "start/plan/memory"}
@@ -122,7 +136,7 @@ def test_the_command_writes_the_table(monkeypatch, tmp_path):
         raise Unavailable("no such thing here")
 
     registered = {
-        "a": a_pair(Sides(lambda: torch.zeros(1), lambda: None, note="hm")),
+        "a": a_pair(Sides(lambda: torch.zeros(1), lambda: None, note="hm"), target=1e9),
         "b": Pair(name="b", what="w", slow="s", fast="f", prepare=missing),
     }
     monkeypatch.setattr(pairs, "all_pairs", lambda: registered)
@@ -133,6 +147,7 @@ def test_the_command_writes_the_table(monkeypatch, tmp_path):
     assert {"date", "cpu", "usable_cores", "torch", "python"} < set(table.columns)
     assert table["threads"].tolist() == [1]
     text = (tmp_path / "benchmark.md").read_text()
-    assert "p: hm" in text and "b: not measured, no such thing here" in text
+    for shown in (text, done.stderr):
+        assert "p: hm" in shown and "b: not measured, no such thing here" in shown
     refused = CliRunner().invoke(cli, ["bench", "--quick", "--all"])
     assert refused.exit_code == 2
