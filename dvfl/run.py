@@ -116,7 +116,7 @@ class RunSettings(Section):
     def taught_on(self) -> dict[str, Any]:
         """What decides, beside files, each input of a distillation and the teacher's answer to it, to the last bit."""
         assert self.distill is not None
-        train = {"batch_size", "threads"}
+        train = {"batch_size", "threads", "compile"}
         if not self.taught_by_view:  # the teacher is asked as the loop asks it
             train |= {"epochs", "precision", "mixup", "cutmix", "mix_probability", "cutmix_share"}
         return {

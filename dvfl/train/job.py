@@ -193,7 +193,7 @@ def _learn(
     teacher = plan.teacher_of(config, run)
     if teacher is not None and settings.distill is not None:
         weights = (teacher.directory / "weights.safetensors").as_posix()
-        store = target_store(config, run, settings, inputs, dataset) if settings.has_targets else None
+        store = target_store(config, run, settings, inputs, dataset, recipe) if settings.has_targets else None
         task, teacher_top1 = distillation(processes, model, weights, store, dataset, settings, recipe)
         targets_from = task.targets.kind
         if tracker is not None:

@@ -8,6 +8,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 import psutil
 import torch
 from torch import Tensor
@@ -19,7 +20,6 @@ from dvfl.distill.targets import check_teacher
 from dvfl.errors import Stopped
 from dvfl.files import sha256, write_json
 from dvfl.progress import Progress, track
-from dvfl.randomness import generator
 from dvfl.run import Run, RunSettings
 from dvfl.train.distributed import ALONE, Processes, run_on_processes
 from dvfl.train.inputs import clip_dataset, import_plugins, input_hashes, labelled_clips, load_run_data, with_choices
@@ -66,7 +66,7 @@ def _write(processes: Processes, config: Config, run: Run, wait: bool) -> None:
         missing = processes.gathered(store.missing() if processes.first else [])
         own = [missing[number] for number in processes.share(len(missing))]
         if processes.first and missing:
-            print(_forecast(work, missing, _readers(config, run)), file=sys.stderr, flush=True)
+            print(_forecast(work, missing, _readers(config, run), processes.count), file=sys.stderr, flush=True)
         steps = sum(lessons.count(name) for name in own)
         with (
             asked_to_stop() as stop,
@@ -115,7 +115,7 @@ def _opened(config: Config, run: Run, settings: RunSettings) -> _Work:
     recipe = resolve(settings.train, run.seed, len(data.classes))
     weights = (teacher.directory / "weights.safetensors").as_posix()
     inputs = input_hashes(config, run)
-    store = target_store(config, run, settings, inputs, dataset)
+    store = target_store(config, run, settings, inputs, dataset, recipe)
     return _Work(settings, inputs, weights, store, Lessons(load_teacher(weights, settings, recipe), dataset, recipe))
 
 
@@ -123,8 +123,8 @@ def _readers(config: Config, run: Run) -> int:
     return len(stores.target_stores(config).get(stores.targets_directory(config, run), [run]))
 
 
-def _forecast(work: _Work, missing: list[str], readers: int) -> str:
-    """What the missing passes take, measured on a micro-batch, and how many runs repay it."""
+def _forecast(work: _Work, missing: list[str], readers: int, processes: int) -> str:
+    """What the missing passes take, measured on a micro-batch, and how many runs of so many processes repay it."""
     store, lessons, name = work.store, work.lessons, missing[-1]
     started = time.time() - psutil.Process().create_time()
     begin = time.perf_counter()
@@ -134,7 +134,7 @@ def _forecast(work: _Work, missing: list[str], readers: int) -> str:
         begin = time.perf_counter()
         lessons.logits(name, inputs).cpu()
         asked = (time.perf_counter() - begin) / len(positions)
-    clips = len(missing) * store.clips
+    clips = len(missing) * store.clips / processes
     seconds = clips * (made / max(1, lessons.recipe.train.workers) + asked)
     pays = max(2, math.ceil((started + seconds) / (clips * asked)))
     size = (store.bytes_of_pass - HEADER) // (store.clips * store.classes)
@@ -190,7 +190,7 @@ def verify_targets(config: Config, run: Run, count: int) -> str:
     for name in store.passes:
         store.read(name)
     total = len(store.passes) * store.clips
-    drawn = generator("verify targets", store.folder.name).choice(total, min(count, total), replace=False)
+    drawn = np.random.default_rng().choice(total, min(count, total), replace=False)  # others at each call
     alike, largest = 0, 0.0
     for each in track(drawn.tolist(), len(drawn), "targets asked for anew"):
         name, position = store.passes[each // store.clips], each % store.clips

@@ -100,19 +100,22 @@ def target_store(
     settings: RunSettings,
     inputs: Mapping[str, str | None],
     dataset: ClipDataset,
+    recipe: Recipe,
 ) -> TargetStore:
     """Where the targets of a run are, or are to be.
 
-    inputs: hashes of the run's files. Versions of what augments and of what computes count as well.
+    inputs: hashes of the run's files. Versions of what augments and of what computes count as well, and on what kind of
+    device, how precisely: `auto` is another thing on another machine.
     """
     assert settings.distill is not None
     teacher = plan.teacher_of(config, run)
     assert teacher is not None
     plugin = plugin_file(plan.run_settings(config, teacher).network.model)
     files = [inputs[name] for name in ("teacher_weights", "index", "split")] + ([sha256(plugin)] if plugin else [])
-    shaping = ("torch", "torchvision", "timm", "av", "numba")
+    shaping = ("torch", "torchvision", "timm", "av", "numba", "numpy")
     versions = [version for name, version in package_versions().items() if name in shaping]
-    key = digest([RECIPE, settings.taught_on, files, versions])
+    computed = [recipe.device.type, *([] if settings.taught_by_view else [str(recipe.precision)])]
+    key = digest([RECIPE, settings.taught_on, files, versions, computed])
     kind, count = ("view", settings.input.views) if settings.taught_by_view else ("epoch", settings.train.epochs)
     return TargetStore(
         stores.targets_directory(config, run) / key,
