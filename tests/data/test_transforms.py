@@ -98,7 +98,7 @@ def test_centre_and_three_crops_lie_where_they_should():
         TestTransform(SMALL, crops=2)
 
 
-# The three below compare with torchvision alone, its own defaults and ImageNet's constants written out: a default that
+# Those below compare with torchvision alone, its own defaults and ImageNet's constants written out: a default that
 # changes is found.
 
 
@@ -116,6 +116,68 @@ def test_a_training_view_is_torchvisions(chosen):
         cropped = v2.RandomResizedCrop((32, 32), scale=(0.5, 1.0), ratio=(0.75, 4 / 3), antialias=True, **how)(plain)
         expected = v2.RandomHorizontalFlip(0.5)(cropped)
     assert torch.equal(TrainTransform(settings, allow_flip=True)(frames, (0, "a")), expected)
+
+
+PAPER = InputConfig(
+    frames=2, img_size=24, short_side=28, crop_area=(0.08, 1.0), color_jitter=0.8, greyscale=0.2, brightness=0.4,
+    contrast=0.4, saturation=0.4, hue=0.1,
+)  # fmt: skip
+
+
+def frame_by_frame(frames, address):
+    """The paper's augmentations by the plain calls, every one on every frame."""
+    clip = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    views = [v2.functional.resize(frame, [28], antialias=True) for frame in clip]
+    jitter = v2.ColorJitter(0.4, 0.4, 0.4, 0.1)
+    with torch_seeded(*address):
+        box = v2.RandomResizedCrop((24, 24), scale=(0.08, 1.0), ratio=(0.75, 4 / 3)).make_params([views[0]])
+        views = [v2.functional.resized_crop(view, size=[24, 24], antialias=True, **box) for view in views]
+        if torch.rand(1) < 0.5:
+            views = [v2.functional.horizontal_flip(view) for view in views]
+        if torch.rand(1) < 0.8:
+            views = [jitter(view) for view in views]
+        if torch.rand(1) < 0.2:
+            views = [v2.functional.rgb_to_grayscale(view, num_output_channels=3) for view in views]
+    return torch.stack(views)
+
+
+def leaning(height=40, width=56):
+    """Two frames, brighter to the right and bluer to the bottom, with noise: a flip and a change of colours show."""
+    noise = np.random.default_rng(1).normal(0, 12, (2, height, width, 3))
+    across, down = np.linspace(40, 200, width)[:, None], np.linspace(-40, 40, height)[:, None, None]
+    return (across + down * np.array([-1, 0, 1]) + noise).clip(0, 255).astype(np.uint8)
+
+
+def test_the_papers_augmentations_are_torchvisions_on_fixed_seeds():
+    transform, frames = TrainTransform(PAPER, allow_flip=True), leaning()
+    for seed in range(40):
+        off = (transform(frames, (seed,)).float() - frame_by_frame(frames, (seed,)).float()).abs()
+        assert off.max() <= 5  # levels: of a hue, stretched by what comes after it
+        assert off.mean() <= 0.5
+
+
+def test_the_papers_augmentations_have_torchvisions_moments():
+    """Of draws that have nothing in common; four standard errors of the difference of two means."""
+
+    def seen(transform, seeds):
+        rows = []
+        for seed in seeds:
+            view = transform((seed,)).float()
+            lean = view[..., 12:].mean() - view[..., :12].mean()  # its sign is the flip's
+            spread = (view[:, 0] - view[:, 2]).abs().mean()  # none where it is grey
+            flicker = (view[0] - view[1]).mean().abs()  # of a jitter that each frame has for itself
+            rows.append([view.mean(), view.std(), lean.sign(), lean.abs(), spread, spread == 0, flicker > 2])
+        rows = torch.tensor(rows)
+        return torch.cat([rows, (rows - rows.mean(0)) ** 2], dim=1)
+
+    transform, frames = TrainTransform(PAPER, allow_flip=True), leaning()
+    ours = seen(lambda address: transform(frames, address), range(500))
+    theirs = seen(lambda address: frame_by_frame(frames, address), range(1000, 1500))
+    error = ((ours.var(0) + theirs.var(0)) / len(ours)).sqrt()
+    assert ((ours.mean(0) - theirs.mean(0)).abs() <= 4 * error).all()
+    lean, grey = ours[:, 2], ours[:, 5]
+    assert abs(lean.mean()) <= 4 / len(ours) ** 0.5  # flipped as often as not
+    assert abs(grey.mean() - 0.2) <= 4 * (0.2 * 0.8 / len(ours)) ** 0.5
 
 
 @pytest.mark.parametrize("chosen", [{}, {"interpolation": "bicubic"}], ids=["default", "bicubic"])
