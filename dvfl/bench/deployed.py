@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from dvfl.bench.pairs import Sides, Sizes, Unavailable, pair
-from dvfl.bench.roofline import flops_of_products
+from dvfl.bench.products import count_operations, of_products
 from dvfl.deploy.check import agreement
 from dvfl.deploy.job import eager
 from dvfl.deploy.onnx_file import as_onnx
 from dvfl.deploy.packages import ExportError, package
 from dvfl.deploy.quantise import in_precision
-from dvfl.deploy.runtimes import forms, load
+from dvfl.deploy.runtimes import forms, load, times_by_kind
 from dvfl.models import create_model
 
 # Ratios to reach, and the largest error of a logit as a share of the largest. That of int8 is wide: its error is judged
@@ -59,8 +59,14 @@ def deployed(sizes: Sizes, name: str, batch: int, runtime: str, precision: str) 
     slow, clips = eager(network), random_clips(sizes, batch, seed=0)
     found = agreement(fast(clips), slow(clips))
     note = f"top-1 as in PyTorch for {found.clips - found.top1_differs} of {found.clips} random clips"
-    flops = flops_of_products(network, torch.from_numpy(clips)) if precision == "float32" else None
-    return Sides(partial(slow, clips), partial(fast, clips), deviation=found.relative_error, note=note, flops=flops)
+    return Sides(
+        partial(slow, clips),
+        partial(fast, clips),
+        deviation=found.relative_error,
+        note=note,
+        products=lambda: of_products(times_by_kind(file, runtime, precision, sizes.threads, clips)),
+        operations=count_operations(network, torch.from_numpy(clips)) if precision == "float32" else None,
+    )
 
 
 for _name in ("vfl_net", "video_focalnet_base"):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dvfl.bench.literal import LiteralVideoFocalNet
 from dvfl.bench.pairs import Sides, Sizes, Unavailable, pair
-from dvfl.bench.roofline import flops_of_products
+from dvfl.bench.products import count_operations, seconds_in_pytorch
 from dvfl.models import create_model
 from dvfl.models.inference import for_inference
 from dvfl.models.registry import VIDEO_FOCALNETS
@@ -137,8 +137,9 @@ def training_step(sizes: Sizes, precision: str, recompute: bool) -> Sides:
         *steps,
         deviation=(off / whole).sqrt().item(),
         note="deviation: of all gradients, relative",
+        products=partial(seconds_in_pytorch, steps[1]),
         # Forward, and backward to the inputs and to the weights.
-        flops=3 * flops_of_products(ours, clips) if precision == "float32" and not recompute else None,
+        operations=3 * count_operations(ours, clips) if precision == "float32" else None,
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from dvfl.bench.roofline import fastest_product
+from dvfl.bench.products import product_rate
 from dvfl.errors import UserError
 
 MODULES = ("models", "deployed", "targets", "loading", "program", "ablation")  # those that register pairs
@@ -58,8 +58,8 @@ class Sides:
     slow, fast: do it; what they return is ignored but by `amount`. deviation: the largest difference between what the
     two give, in the unit that the pair's tolerance has; a function of it is asked after the rounds, for calls that take
     minutes. amount: measures one call; seconds unless given. note: what the numbers alone do not say. ceiling: the
-    largest ratio that there can be. flops: floating-point operations of the products that the fast side does in
-    float32, each two of a multiply-add; the note then says how fast the machine could do them.
+    largest ratio that there can be. products: measures the seconds that convolutions and matrix products have of a
+    fast call, once the rounds are over; operations: how many these do, where they are in float32.
     """
 
     slow: Callable[[], Any] | None  # None: only the fast side is measured, against the pair's limit
@@ -68,7 +68,8 @@ class Sides:
     note: str = ""
     amount: Callable[[Callable[[], Any]], float] | None = None
     ceiling: float | None = None
-    flops: float | None = None
+    products: Callable[[], float] | None = None
+    operations: float | None = None
 
 
 @dataclass(frozen=True)
@@ -244,11 +245,12 @@ def _notes(sides: Sides, sizes: Sizes, slow: float, ratio: float) -> Iterator[st
     """What the numbers alone do not say; limits first."""
     if sides.ceiling is not None:
         yield f"{ratio / sides.ceiling:.0%} of the ceiling of {sides.ceiling:.3g}x"
-    if sides.flops is not None:
-        rate = fastest_product(sizes.threads)
-        least = sides.flops / rate
-        yield (
-            f"its products are {sides.flops / 1e9:.3g} GFLOP, {least:.3g} s at the {rate / 1e9:.3g} GFLOP/s that the "
-            f"fastest of their kind reaches here, so {slow / least:.3g}x at most if all else cost nothing"
-        )
+    if sides.products is not None:
+        spent, rate = sides.products(), ""
+        if sides.operations is not None:
+            rate = (
+                f", {sides.operations / 1e9:.3g} GFLOP at {sides.operations / spent / 1e9:.3g} GFLOP/s (PyTorch's "
+                f"product of square matrices reaches {product_rate(sizes.threads) / 1e9:.3g})"
+            )
+        yield f"products take {spent:.3g} s of a call{rate}; were all else free, {slow / spent:.3g}x"
     yield sides.note

@@ -1,20 +1,22 @@
-"""How fast this machine multiplies matrices, and how much of that a network asks for: a bound that needs no profile."""
+"""What convolutions and matrix products cost a network here: where they take all the time, no more can be saved."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-SIDE, CALLS = 2048, 8  # 17 GFLOP a call, tenths of a second: no shape in a network is better for the processor
+SIDE, CALLS = 2048, 8  # 17 GFLOP a call, tenths of a second
+PRODUCTS = ("conv", "mm", "linear", "matmul", "fullyconnected")  # in the names that PyTorch and runtimes give them
 
 
 @cache
-def fastest_product(threads: int) -> float:
-    """Floating-point operations a second of the best of some large square products, float32, with so many threads."""
+def product_rate(threads: int) -> float:
+    """Operations a second of the best of some square products by PyTorch, float32, with so many threads."""
     import torch
 
     torch.set_num_threads(threads)
@@ -27,9 +29,23 @@ def fastest_product(threads: int) -> float:
     return 2 * SIDE**3 / min(spent)
 
 
-def flops_of_products(model: nn.Module, clips: Tensor) -> float:
-    """Of convolutions and matrix products in a forward pass over the clips (B, T, 3, S, S)."""
+def count_operations(model: nn.Module, clips: Tensor) -> float:
+    """Of the products in a forward pass over clips (B, T, 3, S, S): two for each multiply-add."""
     from dvfl.profile.compute import count_compute
 
     macs = count_compute(model, clips[:1]).macs_by_operator
     return 2.0 * len(clips) * sum(number for name, number in macs.items() if "norm" not in name)
+
+
+def seconds_in_pytorch(work: Callable[[], Any]) -> float:
+    """Of the products in a call, by PyTorch's profiler."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        work()
+    return of_products({event.key: event.self_cpu_time_total / 1e6 for event in profiler.key_averages()})
+
+
+def of_products(seconds: Mapping[str, float]) -> float:
+    """The part of times by kind of operator that products have."""
+    return sum(value for kind, value in seconds.items() if any(name in kind.lower() for name in PRODUCTS))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -41,25 +44,62 @@ def run_batches(network: Network, batches: Sequence[NDArray[np.float32]]) -> NDA
     return np.concatenate([network(batch) for batch in batches])
 
 
-def _onnxruntime(path: Path, precision: str, threads: int) -> Network:
+def times_by_kind(
+    path: str | Path, runtime: Runtime, precision: str, threads: int, batch: NDArray[np.float32]
+) -> dict[str, float]:
+    """Seconds that each kind of operator, as the runtime calls them, has of a pass over the batch, by its own profiler.
+
+    Raises ExportError where the runtime is not installed.
+    """
+    measure = {"onnxruntime": _times_in_onnxruntime, "openvino": _times_in_openvino}[runtime]
+    spent: dict[str, float] = defaultdict(float)
+    for kind, seconds in measure(Path(path), precision, threads, batch):
+        spent[kind] += seconds
+    return dict(spent)
+
+
+def _session(path: Path, threads: int, **options: Any) -> Any:
     ort = package("onnxruntime")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3  # errors; its warnings are about its own choices
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    chosen = ort.SessionOptions()
+    chosen.intra_op_num_threads, chosen.inter_op_num_threads = threads, 1
+    chosen.log_severity_level = 3  # errors; its warnings are about its own choices
+    for name, value in options.items():
+        setattr(chosen, name, value)
+    return ort.InferenceSession(str(path), chosen, providers=["CPUExecutionProvider"])
+
+
+def _onnxruntime(path: Path, precision: str, threads: int) -> Network:
+    session = _session(path, threads)
     (clips,) = session.get_inputs()
     return lambda batch: session.run(None, {clips.name: batch})[0]
 
 
-def _openvino(path: Path, precision: str, threads: int) -> Network:
-    ov = package("openvino")
-    settings = {
+def _times_in_onnxruntime(
+    path: Path, precision: str, threads: int, batch: NDArray[np.float32]
+) -> Iterator[tuple[str, float]]:
+    with TemporaryDirectory() as folder:
+        session = _session(path, threads, enable_profiling=True, profile_file_prefix=f"{folder}/profile")
+        (clips,) = session.get_inputs()
+        passes = 2  # the first warms up
+        for _ in range(passes):
+            session.run(None, {clips.name: batch})
+        events = json.loads(Path(session.end_profiling()).read_text())
+    kernels = [each for each in events if each["cat"] == "Node" and each["name"].endswith("_kernel_time")]
+    for each in kernels[-len(kernels) // passes :]:
+        yield each["args"]["op_name"], each["dur"] / 1e6
+
+
+def _settings(precision: str, threads: int) -> dict[str, Any]:
+    return {
         "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else "bf16",
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,  # threads tied to cores wait for whatever else runs on them
     }
-    core = ov.Core()
+
+
+def _openvino(path: Path, precision: str, threads: int) -> Network:
+    core = package("openvino").Core()
     network = core.read_model(str(path))
 
     @lru_cache(maxsize=2)  # a set ends with a smaller batch; each size takes seconds, and a copy of the weights
@@ -67,6 +107,20 @@ def _openvino(path: Path, precision: str, threads: int) -> Network:
         """Compiled for one shape, since OpenVINO leaves copies between layouts out only where it knows the shape."""
         static = network.clone()
         static.reshape(list(shape))
-        return core.compile_model(static, "CPU", settings).create_infer_request()
+        return core.compile_model(static, "CPU", _settings(precision, threads)).create_infer_request()
 
     return lambda batch: request(batch.shape).infer([batch])[0].copy()  # the next pass overwrites what this one gave
+
+
+def _times_in_openvino(
+    path: Path, precision: str, threads: int, batch: NDArray[np.float32]
+) -> Iterator[tuple[str, float]]:
+    core = package("openvino").Core()
+    network = core.read_model(str(path))
+    network.reshape(list(batch.shape))
+    settings = _settings(precision, threads) | {"PERF_COUNT": True}
+    request = core.compile_model(network, "CPU", settings).create_infer_request()
+    for _ in range(2):  # the first warms up
+        request.infer([batch])
+    for each in request.profiling_info:
+        yield each.node_type, each.real_time.total_seconds()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -12,11 +13,11 @@ import torch
 from click.testing import CliRunner
 from safetensors import safe_open
 
-from dvfl.bench import pairs
+from dvfl.bench import pairs, products
 from dvfl.bench.literal import LiteralVideoFocalNet
 from dvfl.bench.pairs import Disagreement, Pair, Result, Sides, Sizes, Unavailable, chosen, measure
-from dvfl.bench.roofline import flops_of_products
 from dvfl.cli import cli
+from dvfl.deploy.runtimes import RUNTIMES
 from dvfl.errors import UserError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -109,17 +110,44 @@ def test_ratio_spread_and_what_was_met():
     assert measure(a_pair(one_side, target=None, limit=4.0), TINY).met is False
 
 
-def test_the_note_says_what_the_machine_could_do(monkeypatch):
-    monkeypatch.setattr(pairs, "fastest_product", lambda threads: 1e9)
+def test_the_note_says_what_products_take_and_what_they_could(monkeypatch):
+    monkeypatch.setattr(pairs, "product_rate", lambda threads: 4e9)
     amounts = iter([8.0, 5.0] * pairs.REPEATS)
-    sides = Sides(lambda: 0, lambda: 0, amount=lambda side: next(amounts), note="hm", flops=4e9)
+    sides = Sides(
+        lambda: 0, lambda: 0, amount=lambda side: next(amounts), note="hm", products=lambda: 2.0, operations=4e9
+    )
     note = measure(a_pair(sides), TINY).note
-    assert "4 GFLOP, 4 s at the 1 GFLOP/s" in note and "2x at most" in note and note.endswith("; hm")
+    assert "take 2 s of a call, 4 GFLOP at 2 GFLOP/s" in note and "reaches 4)" in note
+    assert note.endswith("were all else free, 4x; hm")
 
 
 def test_products_are_counted_and_nothing_else():
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(24, 5), torch.nn.LayerNorm(5), torch.nn.GELU())
-    assert flops_of_products(network, torch.zeros(3, 2, 3, 2, 2)) == 2 * 3 * 24 * 5
+    assert products.count_operations(network, torch.zeros(3, 2, 3, 2, 2)) == 2 * 3 * 24 * 5
+
+
+def test_products_are_what_is_timed():
+    one = torch.rand(512, 512)
+
+    def work():
+        for _ in range(8):
+            one @ one
+        one.sin().cos()
+
+    assert 0 < products.seconds_in_pytorch(work) < pairs.seconds(lambda: [work() for _ in range(20)])
+    assert products.seconds_in_pytorch(lambda: one.sin().cos()) == 0
+    assert products.product_rate(1) > 1e8
+    kinds = {"FusedMatMul": 1.0, "FullyConnected": 2.0, "GroupConvolution": 4.0, "Gemm": 8.0, "Gelu": 16.0}
+    assert products.of_products(kinds) == 15.0
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_an_exported_network_is_timed_and_its_products_are_known(runtime):
+    for name in ("onnx", "onnxscript", runtime):
+        pytest.importorskip(name)
+    result = measure(pairs.all_pairs()[f"export/vfl_net/batch1/{runtime}/float32"], TINY)
+    took = re.search(r"products take (\S+) s of a call, .* GFLOP", result.note)
+    assert took and 0 < float(took[1]) < 10 * result.fast
 
 
 def test_quick_is_a_part_and_names_are_beginnings():
