@@ -9,7 +9,7 @@ import sys
 import tempfile
 from functools import partial
 
-from dvfl.bench.pairs import Sides, Sizes, Unavailable, pair
+from dvfl.bench.pairs import Sides, Sizes, Unavailable, pair, seconds
 from dvfl.launch import PROJECT
 
 HELP = "import sys; sys.argv = ['dvfl', '--help']; from dvfl.cli import main; main()"
@@ -37,7 +37,14 @@ JOBS = {"train": "import dvfl.train.job", "score": "import dvfl.evaluate.scoring
 def rule(sizes: Sizes, job: str) -> Sides:
     """The start of a job, with what it works with."""
     commands = [[sys.executable, "-c", "; ".join(code)] for code in ([IMPORTS, JOBS[job]], [JOBS[job]])]
-    return Sides(partial(_output, commands[0]), partial(_output, commands[1]), deviation=0.0)
+    note = ""
+    if job == "train":
+        torch, both = (
+            min(seconds(partial(_output, [sys.executable, "-c", code])) for _ in range(3))
+            for code in ("import torch", "import torch, torchvision")
+        )
+        note = f"PyTorch alone takes {torch:.3g} s of it, with torchvision, which imports its compiler, {both:.3g} s"
+    return Sides(partial(_output, commands[0]), partial(_output, commands[1]), deviation=0.0, note=note)
 
 
 for _job in JOBS:

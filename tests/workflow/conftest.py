@@ -83,7 +83,7 @@ def snakemake(folder: Path, *arguments: str, check: bool = True) -> subprocess.C
 
 
 def write_project(folder: Path, **changes: Any) -> None:
-    """Clips, one of them none, and small.yaml with the config of a small run; `changes` are laid over its sections."""
+    """Clips, one of them no video, and small.yaml, the config of a small run with `changes` laid over its sections."""
     for name, colour in COLOURS.items():
         for group in range(GROUPS):
             write_clip(folder / f"clips/{name}/{name}_g{group}_c0.avi", colour)

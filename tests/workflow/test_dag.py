@@ -179,6 +179,12 @@ def test_how_cost_grows_is_measured_on_demand_alone(tmp_path):
     assert not re.search(r"^growth ", snakemake(tmp_path, "-n", "--cores", "2").stdout, flags=re.M)
 
 
+def test_the_report_times_the_quick_pairs_and_all_else_does_not(tmp_path):
+    report = snakemake(tmp_path, "-n", "-p", "--cores", "2", "--", "report").stdout
+    assert re.search(r"^benchmark +1$", report, flags=re.M) and "dvfl bench --quick --threads" in report
+    assert not re.search(r"^benchmark ", snakemake(tmp_path, "-n", "--cores", "2").stdout, flags=re.M)
+
+
 def test_frames_are_stored_where_the_config_says_so(tmp_path):
     file = tmp_path / "store.yaml"
     file.write_text(yaml.safe_dump({"input": {"frame_store": {"shards": 3}}}))
