@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -63,14 +64,11 @@ def deployed(sizes: Sizes, name: str, batch: int, runtime: str, precision: str) 
     def products() -> float:
         return of_products(times_by_kind(file, runtime, precision, sizes.threads, clips))
 
-    return Sides(
-        partial(slow, clips),
-        partial(fast, clips),
-        deviation=found.relative_error,
-        note=note,
-        products=products if batch == 1 else None,  # of several, clips overlap
-        operations=count_operations(network, torch.from_numpy(clips)) if precision == "float32" else None,
-    )
+    sides = Sides(partial(slow, clips), partial(fast, clips), deviation=found.relative_error, note=note)
+    if batch > 1:  # its clips overlap
+        return sides
+    operations = count_operations(network, torch.from_numpy(clips)) if precision == "float32" else None
+    return replace(sides, products=products, operations=operations)
 
 
 for _name in ("vfl_net", "video_focalnet_base"):
