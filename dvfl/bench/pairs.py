@@ -22,7 +22,7 @@ from dvfl.bench.products import product_rate
 from dvfl.errors import UserError
 
 MODULES = ("models", "deployed", "targets", "loading", "program", "ablation")  # those that register pairs
-REPEATS = 5
+ROUNDS = 5  # of every pair, of one that takes minutes, too
 
 
 class Disagreement(UserError):
@@ -57,14 +57,15 @@ class Sides:
 
     slow, fast: do it; what they return is ignored but by `amount`. deviation: the largest difference between what the
     two give, in the unit that the pair's tolerance has; a function of it is asked after the rounds, for calls that take
-    minutes. amount: measures one call; seconds unless given. note: what the numbers alone do not say. ceiling: the
-    largest ratio that there can be. products: measures the seconds that convolutions and matrix products have of a
-    fast call, once the rounds are over; operations: how many these do, where they are in float32.
+    minutes; None where nothing is compared. amount: measures one call; seconds unless given. note: what the numbers
+    alone do not say. ceiling: the largest ratio that there can be. products: measures the seconds that convolutions and
+    matrix products have of a fast call, once the rounds are over; operations: how many these do, where they are in
+    float32.
     """
 
     slow: Callable[[], Any] | None  # None: only the fast side is measured, against the pair's limit
     fast: Callable[[], Any]
-    deviation: float | Callable[[], float] = 0.0
+    deviation: float | Callable[[], float] | None = None
     note: str = ""
     amount: Callable[[Callable[[], Any]], float] | None = None
     ceiling: float | None = None
@@ -89,7 +90,6 @@ class Pair:
     limit: float | None = None
     tolerance: float = 0.0
     unit: str = "s"
-    repeats: int = REPEATS
     quick: bool = False
 
 
@@ -170,7 +170,7 @@ def measure(pair: Pair, sizes: Sizes) -> Result:
         for side in filter(None, both):  # kernels are chosen and caches filled
             side()
     rounds, cpu = [], []
-    for _ in range(pair.repeats):
+    for _ in range(ROUNDS):
         measured = []
         for side in both:
             begin = cpu_seconds()
@@ -197,15 +197,15 @@ def measure(pair: Pair, sizes: Sizes) -> Result:
         rounds=len(rounds),
         target=_target(pair, sides.ceiling),
         met=_met(pair, sides.ceiling, ratio, fast),
-        deviation=float(deviation),
+        deviation=math.nan if deviation is None else float(deviation),
         tolerance=pair.tolerance,
         threads=sizes.threads,
         note="; ".join(filter(None, _notes(sides, sizes, slow, ratio))),
     )
 
 
-def _require_agreement(pair: Pair, deviation: float) -> None:
-    if not deviation <= pair.tolerance:  # a NaN agrees with nothing
+def _require_agreement(pair: Pair, deviation: float | None) -> None:
+    if deviation is not None and not deviation <= pair.tolerance:  # a NaN agrees with nothing
         raise Disagreement(
             f"{pair.name}: the sides differ by {deviation:.3g}, and at most {pair.tolerance:.3g} is allowed; "
             f"what is wrong must be mended before their times say anything"

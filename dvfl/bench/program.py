@@ -44,7 +44,7 @@ def rule(sizes: Sizes, job: str) -> Sides:
             for code in ("import torch", "import torch, torchvision")
         )
         note = f"PyTorch alone takes {torch:.3g} s of it, with torchvision, which imports its compiler, {both:.3g} s"
-    return Sides(partial(_output, commands[0]), partial(_output, commands[1]), deviation=0.0, note=note)
+    return Sides(partial(_output, commands[0]), partial(_output, commands[1]), note=note)
 
 
 for _job in JOBS:
@@ -87,8 +87,8 @@ print(json.dumps({"s": seconds, "MB": peak}))
 sys.exit(done.returncode)
 """
 
-for _unit, _limit, _repeats in (("s", 60.0, 5), ("MB", 1000.0, 1)):
+for _unit, _limit in (("s", 60.0), ("MB", 1000.0)):
     pair(
         f"start/plan/{'seconds' if _unit == 's' else 'memory'}", what="snakemake -n of the whole paper", slow="-",
-        fast="snakemake -n", limit=_limit, unit=_unit, repeats=_repeats,
+        fast="snakemake -n", limit=_limit, unit=_unit,
     )(lambda sizes, unit=_unit: plan_the_paper(unit))  # fmt: skip

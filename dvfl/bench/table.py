@@ -102,8 +102,15 @@ def cells(result: Result) -> list[str]:
         "" if math.isnan(result.slow) else f"{result.slow:.3g} {result.unit}",
         f"{result.fast:.3g} {result.unit}",
         "" if math.isnan(result.ratio) else spread,
-        "" if math.isnan(result.cpu_ratio) or not result.rounds > 1 else f"{result.cpu_ratio:.2f}",
+        "" if math.isnan(result.cpu_ratio) or result.unit != "s" else f"{result.cpu_ratio:.2f}",
         result.target,
         {None: "", True: "yes", False: "no"}[result.met],
-        f"{result.deviation:.1e}" if result.tolerance else "",
+        _deviation(result.deviation),
     ]
+
+
+def _deviation(largest: float) -> str:
+    """Empty where nothing was compared, 0 for what is the same to the bit."""
+    if math.isnan(largest):
+        return ""
+    return f"{largest:.1e}" if largest else "0"

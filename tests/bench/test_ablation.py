@@ -16,7 +16,7 @@ import yaml
 from dvfl import plan
 from dvfl.bench import unkept
 from dvfl.bench.ablation import PLAIN, REDUCED, SHARED, STUDY, Parts, Work, difference
-from dvfl.bench.pairs import Disagreement, Pair, Sides, Sizes, measure
+from dvfl.bench.pairs import ROUNDS, Disagreement, Pair, Sides, Sizes, measure
 from dvfl.config import DEFAULT_CONFIG, InputConfig, load_config
 from dvfl.data.clips import ClipDataset
 from dvfl.report.rows import table_frame
@@ -110,8 +110,8 @@ def test_tables_are_compared_but_for_the_runs_ids(tmp_path):
 
 
 def test_a_target_may_be_a_share_of_the_ceiling_and_agreement_may_show_after_the_rounds():
-    amounts = iter([6.0, 4.0] * 2)
-    about = {"name": "p", "what": "w", "slow": "s", "fast": "f", "share": 0.8, "repeats": 1}
+    amounts = iter([6.0, 4.0] * 2 * ROUNDS)
+    about = {"name": "p", "what": "w", "slow": "s", "fast": "f", "share": 0.8}
 
     def measured(**sides):
         both = Sides(lambda: 0, lambda: 0, amount=lambda side: next(amounts), note="parts", **sides)

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from dvfl.bench import pairs, products
 from dvfl.bench.literal import LiteralVideoFocalNet
 from dvfl.bench.pairs import Disagreement, Pair, Result, Sides, Sizes, Unavailable, chosen, measure
+from dvfl.bench.table import SHOWN, cells
 from dvfl.cli import cli
 from dvfl.deploy.runtimes import RUNTIMES
 from dvfl.errors import UserError
@@ -92,11 +93,17 @@ def test_a_broken_network_is_refused(monkeypatch):
         measure(pairs.all_pairs()["forward/vfl_net/batch1/float32"], TINY)
 
 
+@pytest.mark.parametrize(("deviation", "shown"), [(None, ""), (0.0, "0"), (0.0123, "1.2e-02")])
+def test_the_table_says_what_was_compared(deviation, shown):
+    row = dict(zip(SHOWN, cells(measure(a_pair(Sides(lambda: 0, lambda: 0, deviation)), TINY)), strict=True))
+    assert row["deviation"] == shown
+
+
 def test_sides_are_measured_in_turn():
     calls = []
     sides = Sides(lambda: calls.append("slow"), lambda: calls.append("fast"))
     measure(a_pair(sides), TINY)
-    assert calls == ["slow", "fast"] * (pairs.REPEATS + 1)  # once to warm up
+    assert calls == ["slow", "fast"] * (pairs.ROUNDS + 1)  # once to warm up
 
 
 def test_ratio_spread_and_what_was_met():
@@ -112,7 +119,7 @@ def test_ratio_spread_and_what_was_met():
 
 def test_the_note_says_what_products_take_and_what_they_could(monkeypatch):
     monkeypatch.setattr(pairs, "product_rate", lambda threads: 4e9)
-    amounts = iter([8.0, 5.0] * pairs.REPEATS)
+    amounts = iter([8.0, 5.0] * pairs.ROUNDS)
     sides = Sides(
         lambda: 0, lambda: 0, amount=lambda side: next(amounts), note="hm", products=lambda: 2.0, operations=4e9
     )
