@@ -24,7 +24,6 @@ from pathlib import Path
 
 import av
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from dvfl.config import MotionsConfig
 from dvfl.files import atomic
@@ -163,9 +162,15 @@ class Appearance:
 def _background(rng: np.random.Generator, size: int, base: np.ndarray) -> np.ndarray:
     """Smooth clouds of one colour; all scales are a share of the frame."""
     blur = size * rng.uniform(0.05, 0.1)
-    clouds = gaussian_filter(rng.standard_normal((size, size, 3)), (blur, blur, 0), mode="wrap")
+    clouds = _blurred(rng.standard_normal((size, size, 3)), (blur, blur, 0), mode="wrap")
     clouds *= rng.uniform(8, 16) / clouds.std()
     return np.float32(np.clip(base + clouds, 0, 255))
+
+
+def _blurred(noise: np.ndarray, sigma: float | tuple[float, ...], mode: str = "reflect") -> np.ndarray:
+    from scipy.ndimage import gaussian_filter  # half a second, and every plan asks this module for its classes
+
+    return gaussian_filter(noise, sigma, mode=mode)
 
 
 def _target(rng: np.random.Generator, base: np.ndarray) -> np.ndarray:
@@ -178,7 +183,7 @@ def _target(rng: np.random.Generator, base: np.ndarray) -> np.ndarray:
     cover = _soft((np.abs(u) / length) ** power + (np.abs(v) / half) ** power, 1.0)
     light, dark = base + rng.uniform(90, 140, 3), base * rng.uniform(0, 0.3, 3)
     head = _soft(rng.uniform(0.2, 0.4) - u, 0)[..., None]
-    texture = gaussian_filter(rng.standard_normal((SPRITE, SPRITE)), SPRITE * 0.06)
+    texture = _blurred(rng.standard_normal((SPRITE, SPRITE)), SPRITE * 0.06)
     texture *= rng.uniform(8, 16) / texture.std()
     colour = np.clip(head * dark + (1 - head) * light + texture[..., None], 0, 255)
     return np.float32(np.dstack([colour, cover]))

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from dvfl.config import ArchiveConfig, DatasetDefinition
 from dvfl.data.errors import DataError
 from dvfl.data.extract import Place
-from dvfl.data.index import VIDEO
+from dvfl.data.lists import VIDEO
 
 
 def needed(definition: DatasetDefinition) -> list[ArchiveConfig]:
