@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dvfl import networks, paths, plan
 from dvfl.config import Config, DatasetDefinition, digest
 from dvfl.data.errors import DataError
+from dvfl.deploy.packages import ExportError, require_packages
 from dvfl.files import explain
 from dvfl.models.plugins import plugin_file
 from dvfl.run import Run
@@ -116,11 +117,21 @@ def check_weights(config: Config) -> None:
             )
 
 
+def check_exported_forms(config: Config) -> None:
+    """The packages that make and run them, where the profiles are to time them. Raises ExportError."""
+    if config.profile.exported:
+        try:
+            require_packages()
+        except ExportError as error:
+            raise ExportError(f"profile.exported: {error}, or set it to []") from None
+
+
 def check_before_work(config: Config) -> None:
     """What can be told before any job: the user's files, and networks that cannot do what the config asks."""
     check_data(config)
     check_weights(config)
     check_features(config)
+    check_exported_forms(config)
 
 
 def lacking_labels(config: Config, dataset: str, split: str, index: pd.DataFrame, clips: pd.DataFrame) -> list[str]:

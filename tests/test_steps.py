@@ -12,6 +12,7 @@ import torch
 from dvfl import paths, steps
 from dvfl.config import Config, check_config, merge
 from dvfl.data.errors import DataError
+from dvfl.deploy.packages import ExportError
 from dvfl.distill.modulators import ModulatorsError
 from dvfl.models import registry
 from dvfl.run import Run
@@ -284,6 +285,13 @@ def test_networks_whose_modulators_cannot_be_compared_are_refused_before_any_wor
         steps.check_features(with_features(teacher={"model_overrides": fewer}))
     in_a_trial = {"studies": {"sweep": {"set": {"teacher.model_overrides": fewer}}}}
     steps.check_features(with_features(ablation=in_a_trial))  # a study's values are not its teacher's
+
+
+def test_exported_forms_that_nothing_here_can_make_are_refused_before_any_work(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "openvino" else name)
+    steps.check_exported_forms(config_of())
+    with pytest.raises(ExportError, match=r"profile.exported: openvino is not installed: .*, or set it to \[\]"):
+        steps.check_exported_forms(config_of(profile={"exported": ["int8"]}))
 
 
 def test_a_network_without_modulators_is_refused_before_any_work(monkeypatch):

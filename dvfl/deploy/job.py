@@ -19,7 +19,7 @@ from dvfl.data.clips import ClipDataset, iterate_test
 from dvfl.data.transforms import normalise
 from dvfl.deploy.check import agreement, check_accuracy, check_logits, logits_of
 from dvfl.deploy.onnx_file import Precision, about_network, as_onnx, set_about
-from dvfl.deploy.packages import ExportError, package
+from dvfl.deploy.packages import PACKAGES, ExportError, package, require_packages
 from dvfl.deploy.quantise import in_precision
 from dvfl.deploy.runtimes import RUNTIMES, Network, load
 from dvfl.files import atomic, required, sha256, write_json
@@ -30,7 +30,6 @@ from dvfl.run import Run, RunSettings, trained_input
 from dvfl.train.inputs import RunData, clip_dataset, load_run_data, with_choices
 
 ORIGINAL = "pytorch"
-PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino")
 
 
 def export_run(config: Config, run: Run, precision: Precision) -> dict[str, Any]:
@@ -43,8 +42,7 @@ def export_run(config: Config, run: Run, precision: Precision) -> dict[str, Any]
     Returns the report. Raises ExportError where a package is missing, the network cannot be exported, or the file does
     not pass; then nothing is written.
     """
-    for name in ("onnx", "onnxscript", *RUNTIMES):
-        package(name)
+    require_packages()
     weights = required(run.directory / "weights.safetensors")
     settings, _ = with_choices(config, run)
     settings = settings.model_copy(update={"input": trained_input(run.directory)})
@@ -71,7 +69,7 @@ def export_run(config: Config, run: Run, precision: Precision) -> dict[str, Any]
         "file": str(target),
         "bytes": target.stat().st_size,
         "sha256": sha256(target),
-        "versions": package_versions(PACKAGES),
+        "versions": package_versions(["torch", *PACKAGES]),
     }
     write_json(target.with_suffix(".json"), report)
     return report
