@@ -144,3 +144,15 @@ def test_a_data_set_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
     assert launch.run_pipeline(2, [], ["figures"]) == 1
     (words,) = ran
     assert "--keep-going" in words[: words.index("--")]
+
+
+def test_the_report_shows_what_was_measured_on_demand(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ran = []
+    monkeypatch.setattr(launch, "_run", lambda words: ran.append(words[words.index("--") + 1 :]) or 0)
+    launch.write_report([], Path("report.html"))
+    growth = Path("results/tables/growth.csv")
+    growth.parent.mkdir(parents=True)
+    growth.touch()
+    launch.write_report([], Path("report.html"))
+    assert ran == [["all"], ["all", str(growth)]]
