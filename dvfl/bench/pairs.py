@@ -65,7 +65,7 @@ class Sides:
 
     slow: Callable[[], Any] | None  # None: only the fast side is measured, against the pair's limit
     fast: Callable[[], Any]
-    deviation: float | Callable[[], float] | None = None
+    deviation: float | Callable[[], float] | None
     note: str = ""
     amount: Callable[[Callable[[], Any]], float] | None = None
     ceiling: float | None = None

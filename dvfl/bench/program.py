@@ -44,7 +44,7 @@ def rule(sizes: Sizes, job: str) -> Sides:
             for code in ("import torch", "import torch, torchvision")
         )
         note = f"PyTorch alone takes {torch:.3g} s of it, with torchvision, which imports its compiler, {both:.3g} s"
-    return Sides(partial(_output, commands[0]), partial(_output, commands[1]), note=note)
+    return Sides(partial(_output, commands[0]), partial(_output, commands[1]), deviation=None, note=note)
 
 
 for _job in JOBS:
@@ -72,7 +72,7 @@ def plan_the_paper(unit: str) -> Sides:
             raise Unavailable(f"snakemake -n fails: {done.stderr.strip().splitlines()[-1]}")
         return json.loads(done.stdout.splitlines()[-1])[unit]
 
-    return Sides(slow=None, fast=lambda: None, amount=amount)
+    return Sides(slow=None, fast=lambda: None, deviation=None, amount=amount)
 
 
 # The plan in a process of its own, and what that process took.

@@ -101,19 +101,20 @@ def test_the_table_says_what_was_compared(deviation, shown):
 
 def test_sides_are_measured_in_turn():
     calls = []
-    sides = Sides(lambda: calls.append("slow"), lambda: calls.append("fast"))
+    sides = Sides(lambda: calls.append("slow"), lambda: calls.append("fast"), deviation=0.0)
     measure(a_pair(sides), TINY)
+    assert pairs.ROUNDS >= 5
     assert calls == ["slow", "fast"] * (pairs.ROUNDS + 1)  # once to warm up
 
 
 def test_ratio_spread_and_what_was_met():
     amounts = iter([8, 2, 6, 2, 4, 2, 2, 2, 10, 2])  # slow, fast, ...
-    sides = Sides(lambda: 0, lambda: 0, amount=lambda side: next(amounts))
+    sides = Sides(lambda: 0, lambda: 0, 0.0, amount=lambda side: next(amounts))
     result = measure(a_pair(sides), TINY)
     assert (result.slow, result.fast) == (6, 2)
     assert (result.ratio_q1, result.ratio, result.ratio_q3) == (2, 3, 4)
     assert result.met is True and result.target == ">= 2x"
-    one_side = Sides(None, lambda: 0, amount=lambda side: 5.0)
+    one_side = Sides(None, lambda: 0, None, amount=lambda side: 5.0)
     assert measure(a_pair(one_side, target=None, limit=4.0), TINY).met is False
 
 
@@ -121,7 +122,7 @@ def test_the_note_says_what_products_take_and_what_they_could(monkeypatch):
     monkeypatch.setattr(pairs, "product_rate", lambda threads: 4e9)
     amounts = iter([8.0, 5.0] * pairs.ROUNDS)
     sides = Sides(
-        lambda: 0, lambda: 0, amount=lambda side: next(amounts), note="hm", products=lambda: 2.0, operations=4e9
+        lambda: 0, lambda: 0, 0.0, amount=lambda side: next(amounts), note="hm", products=lambda: 2.0, operations=4e9
     )
     note = measure(a_pair(sides), TINY).note
     assert "take 2 s of a call, 4 GFLOP at 2 GFLOP/s" in note and "reaches 4)" in note
@@ -171,7 +172,7 @@ def test_the_command_writes_the_table(monkeypatch, tmp_path):
         raise Unavailable("no such thing here")
 
     registered = {
-        "a": a_pair(Sides(lambda: torch.zeros(1), lambda: None, note="hm"), target=1e9),
+        "a": a_pair(Sides(lambda: torch.zeros(1), lambda: None, 0.0, note="hm"), target=1e9),
         "b": Pair(name="b", what="w", slow="s", fast="f", prepare=missing),
     }
     monkeypatch.setattr(pairs, "all_pairs", lambda: registered)
