@@ -151,8 +151,9 @@ def test_the_report_shows_what_was_measured_on_demand(tmp_path, monkeypatch):
     ran = []
     monkeypatch.setattr(launch, "_run", lambda words: ran.append(words[words.index("--") + 1 :]) or 0)
     launch.write_report([], Path("report.html"))
-    growth = Path("results/tables/growth.csv")
-    growth.parent.mkdir(parents=True)
-    growth.touch()
-    launch.write_report([], Path("report.html"))
-    assert ran == [["all"], ["all", str(growth)]]
+    tables = [Path(f"results/tables/{name}.csv") for name in ("benchmark", "growth")]
+    tables[0].parent.mkdir(parents=True)
+    for table in reversed(tables):
+        table.touch()
+        launch.write_report([], Path("report.html"))
+    assert ran == [["all"], ["all", str(tables[1])], ["all", *map(str, tables)]]

@@ -99,6 +99,13 @@ def test_the_table_says_what_was_compared(deviation, shown):
     assert row["deviation"] == shown
 
 
+@pytest.mark.parametrize(("unit", "shown"), [("s", "1.50"), ("MB", "")])
+def test_the_table_has_cpu_time_beside_seconds_alone(unit, shown):
+    result = measure(a_pair(Sides(lambda: 0, lambda: 0, 0.0), unit=unit), TINY)
+    row = dict(zip(SHOWN, cells(replace(result, cpu_ratio=1.5)), strict=True))
+    assert row["of CPU time"] == shown
+
+
 def test_sides_are_measured_in_turn():
     calls = []
     sides = Sides(lambda: calls.append("slow"), lambda: calls.append("fast"), deviation=0.0)
