@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 from dvfl.bench import pairs, products
 from dvfl.bench.literal import LiteralVideoFocalNet
+from dvfl.bench.models import Step, kept_bytes, networks, random_clips
 from dvfl.bench.pairs import Disagreement, Pair, Result, Sides, Sizes, Unavailable, chosen, measure
 from dvfl.bench.table import SHOWN, cells
 from dvfl.cli import cli
@@ -163,6 +164,20 @@ def test_an_exported_network_is_timed_and_its_products_are_known(runtime):
     result = measure(pairs.all_pairs()[f"export/vfl_net/batch1/{runtime}/float32"], TINY)
     took = re.search(r"products take (\S+) s of a call, .* GFLOP", result.note)
     assert took and 0 < float(took[1]) < 10 * result.fast
+
+
+def test_what_autograd_keeps_of_a_clip_halves_in_bfloat16_and_shrinks_when_recomputed():
+    def kept(precision, recompute=False):
+        network = networks("vfl_net", TINY)[1]
+        network.set_grad_checkpointing(recompute)
+        two, one = (kept_bytes(Step(network, random_clips(TINY, n), TINY.num_classes, precision)) for n in (2, 1))
+        return two - one  # weights in bfloat16 are kept once
+
+    linear = Step(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(5, 3)), torch.zeros(2, 5), 3, "float32")
+    assert kept_bytes(linear) == 2 * 3 * 4 + 2 * 8 + 4  # log-probabilities, labels, and the sum of their weights
+    whole = kept("float32")
+    assert 0.45 * whole < kept("bfloat16") < 0.6 * whole
+    assert kept("float32", recompute=True) < 0.15 * whole
 
 
 def test_quick_is_a_part_and_names_are_beginnings():
