@@ -69,6 +69,7 @@ def loading(sizes: Sizes, clips: str, stored: bool) -> Sides:
         slow=lambda: [plain.view(i) for i in range(len(dataset))],
         fast=lambda: [dataset.training_view(i, 0) for i in range(len(dataset))],
         deviation=off,
+        threads=1,
         note=f"{decoding}{len(dataset)} views; deviation: mean, in levels of 255",
     )
 

@@ -60,7 +60,7 @@ class Sides:
     minutes; None where nothing is compared. amount: measures one call; seconds unless given. note: what the numbers
     alone do not say. ceiling: the largest ratio that there can be. products: measures the seconds that convolutions and
     matrix products have of a fast call, once the rounds are over; operations: how many these do, where they are in
-    float32.
+    float32. threads: that compute, where a pair does not follow its sizes.
     """
 
     slow: Callable[[], Any] | None  # None: only the fast side is measured, against the pair's limit
@@ -71,6 +71,7 @@ class Sides:
     ceiling: float | None = None
     products: Callable[[], float] | None = None
     operations: float | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ def measure(pair: Pair, sizes: Sizes) -> Result:
         met=_met(pair, sides.ceiling, ratio, fast),
         deviation=math.nan if deviation is None else float(deviation),
         tolerance=pair.tolerance,
-        threads=sizes.threads,
+        threads=sides.threads or sizes.threads,
         note="; ".join(filter(None, _notes(sides, sizes, slow, ratio))),
     )
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +44,23 @@ def seconds_in_pytorch(work: Callable[[], Any]) -> float:
     """Of the products in a call, by PyTorch's profiler."""
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+    with _native_errors_unsaid(), profile(activities=[ProfilerActivity.CPU]) as profiler:
         work()
     return of_products({event.key: event.self_cpu_time_total / 1e6 for event in profiler.key_averages()})
+
+
+@contextmanager
+def _native_errors_unsaid() -> Iterator[None]:
+    """PyTorch's profiler announces itself on file descriptor 2, amid a progress bar, and has no setting against it."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def of_products(seconds: Mapping[str, float]) -> float:

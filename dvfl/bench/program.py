@@ -30,12 +30,12 @@ def start(sizes: Sizes) -> Sides:
     )
 
 
-# What a rule's job imports before it works: training needs PyTorch, scoring does not. MLflow comes while they work.
+# Training needs PyTorch, scoring does not. MLflow comes while they work.
 JOBS = {"train": "import dvfl.train.job", "score": "import dvfl.evaluate.scoring"}
 
 
 def rule(sizes: Sizes, job: str) -> Sides:
-    """The start of a job, with what it works with."""
+    """What a job imports before it works."""
     commands = [[sys.executable, "-c", "; ".join(code)] for code in ([IMPORTS, JOBS[job]], [JOBS[job]])]
     note = ""
     if job == "train":
@@ -49,7 +49,7 @@ def rule(sizes: Sizes, job: str) -> Sides:
 
 for _job in JOBS:
     pair(
-        f"start/rule/{_job}", what=f"a rule's fixed cost: the start of dvfl {_job}", slow="importing everything first",
+        f"start/rule/{_job}", what=f"a rule's fixed cost: what dvfl {_job} imports", slow="importing everything first",
         fast="importing what is needed", limit=3.0,
     )(partial(rule, job=_job))  # fmt: skip
 

@@ -29,7 +29,7 @@ SHOWN = (
     "met",
     "deviation",
 )
-PACKAGES = ("torchvision", "av", "decord", "numpy")
+PACKAGES = ("torchvision", "openvino", "onnxruntime", "av", "decord", "numpy")
 
 
 def circumstances() -> dict[str, Any]:

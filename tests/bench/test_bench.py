@@ -142,7 +142,7 @@ def test_products_are_counted_and_nothing_else():
     assert products.count_operations(network, torch.zeros(3, 2, 3, 2, 2)) == 2 * 3 * 24 * 5
 
 
-def test_products_are_what_is_timed():
+def test_products_are_what_is_timed(capfd):
     one = torch.rand(512, 512)
 
     def work():
@@ -152,6 +152,7 @@ def test_products_are_what_is_timed():
 
     assert 0 < products.seconds_in_pytorch(work) < pairs.seconds(lambda: [work() for _ in range(20)])
     assert products.seconds_in_pytorch(lambda: one.sin().cos()) == 0
+    assert capfd.readouterr() == ("", "")  # the profiler would announce itself
     assert products.product_rate(1) > 1e8
     kinds = {"FusedMatMul": 1.0, "FullyConnected": 2.0, "GroupConvolution": 4.0, "Gemm": 8.0, "Gelu": 16.0}
     assert products.of_products(kinds) == 15.0
