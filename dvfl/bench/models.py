@@ -137,7 +137,7 @@ def kept_bytes(step: Step) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in given:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # a result that holds what made it, and is held by it, would never be freed
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = step.loss()  # held, and with it what is counted, until the count is made

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+import weakref
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -179,6 +181,15 @@ def test_what_autograd_keeps_of_a_clip_halves_in_bfloat16_and_shrinks_when_recom
     whole = kept("float32")
     assert 0.45 * whole < kept("bfloat16") < 0.6 * whole
     assert kept("float32", recompute=True) < 0.15 * whole
+
+
+def test_what_autograd_keeps_is_let_go_once_counted():
+    made = []
+    network = torch.nn.Sequential(torch.nn.Linear(5, 3), torch.nn.Sigmoid())
+    network[1].register_forward_hook(lambda module, given, result: made.append(weakref.ref(result.untyped_storage())))
+    kept_bytes(Step(network, torch.zeros(2, 5), 3, "float32"))
+    gc.collect()
+    assert made[0]() is None
 
 
 def test_quick_is_a_part_and_names_are_beginnings():
