@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from dvfl.bench.products import count_operations, seconds_in_pytorch
 from dvfl.models import create_model
 from dvfl.models.inference import for_inference
 from dvfl.models.registry import VIDEO_FOCALNETS
+from dvfl.train.memory import HUGE_PAGES, allocate_large_blocks_apart
 
 EAGER = "literal transcription, eager, float32"
 SEED = 0
@@ -179,7 +181,10 @@ def step_memory(sizes: Sizes, precision: str, recompute: bool) -> Sides:
     def peak(side: str, precision: str, recompute: bool) -> float:
         request = {"side": side, "precision": precision, "recompute": recompute, "sizes": vars(sizes)}
         command = [sys.executable, "-m", "dvfl.bench.models"]
-        done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=True)
+        environment = os.environ | ({HUGE_PAGES: "1"} if side == "ours" else {})
+        done = subprocess.run(
+            command, input=json.dumps(request), capture_output=True, text=True, check=True, env=environment
+        )
         return json.loads(done.stdout.splitlines()[-1])["peak_mb"]
 
     literal, ours = networks("vfl_net", sizes)
@@ -198,9 +203,14 @@ def step_memory(sizes: Sizes, precision: str, recompute: bool) -> Sides:
 
 
 def take_steps(side: str, precision: str, recompute: bool, sizes: Sizes) -> dict[str, Any]:
-    """Three training steps of one side in this process, and its peak memory: by then the heap has grown to its size."""
+    """Three training steps of one side in this process, and its peak memory: by then the heap has grown to its size.
+
+    Ours allocates as `dvfl train` does.
+    """
     from dvfl.profile.machine import peak_bytes
 
+    if side == "ours":
+        allocate_large_blocks_apart()
     literal, ours = networks("vfl_net", sizes)
     ours.set_grad_checkpointing(recompute)
     network = literal if side == "literal" else ours

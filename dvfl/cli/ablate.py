@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 @wait_option
 def trial(config: Config, run: Run, wait: bool) -> None:
     """Train, predict and score one trial of a study, and record it with Optuna."""
+    from dvfl.train.memory import allocate_large_blocks_apart
+
+    allocate_large_blocks_apart()  # before PyTorch is imported
     from dvfl.ablate.job import run_trial
 
     value = run_trial(config, run, wait)
@@ -50,6 +53,9 @@ def tune(config: Config, dataset: str, study: str, worker: int, forget: bool, ou
         forget_study(config, dataset, study)
         say(f"{dataset} {study}: forgotten")
         return
+    from dvfl.train.memory import allocate_large_blocks_apart
+
+    allocate_large_blocks_apart()  # before PyTorch is imported
     from dvfl.ablate.job import run_worker
 
     answered = run_worker(config, dataset, study, worker, wait)

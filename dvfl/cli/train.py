@@ -28,6 +28,9 @@ def train(config: Config, run: str | None, folder: Path | None, wait: bool) -> N
 
     On SIGTERM it saves where it is, within the epoch, and exits with 75.
     """
+    from dvfl.train.memory import allocate_large_blocks_apart
+
+    allocate_large_blocks_apart()  # before PyTorch is imported
     from dvfl.plan import parse_run
     from dvfl.train.job import train_run
     from dvfl.train.resume import run_directory

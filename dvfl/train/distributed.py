@@ -30,6 +30,7 @@ from dvfl.config import TrainConfig
 from dvfl.distill.task import Batch, DistillationTask, Losses, SupervisedTask
 from dvfl.errors import Stopped, UserError
 from dvfl.train import devices
+from dvfl.train.memory import allocate_large_blocks_apart
 from dvfl.train.stopping import asked_to_stop
 
 Item = TypeVar("Item")
@@ -178,6 +179,7 @@ def run_on_processes(train: TrainConfig, work: Callable[..., None], *arguments: 
 
 def _work(rank: int, folder: Path, count: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     """A process: joins the others, works, and leaves what went wrong, if it is the first, to be raised again."""
+    allocate_large_blocks_apart()
     try:
         meet = f"file://{folder / 'store'}"
         dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=count, timeout=PATIENCE)
