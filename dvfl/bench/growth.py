@@ -28,6 +28,7 @@ from dvfl.profile.latency import Precision, measure_call
 from dvfl.profile.machine import cpu_name, package_versions
 from dvfl.profile.profile import ProfileError, in_a_fresh_process
 from dvfl.progress import track
+from dvfl.train.memory import allocate_large_blocks_apart
 
 if TYPE_CHECKING:  # nothing of them in a process that measures a network
     import pandas as pd
@@ -237,4 +238,7 @@ def write_clips(root: Path, clips: int) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(work(Point(**json.load(sys.stdin)))))
+    asked = Point(**json.load(sys.stdin))
+    if asked.work == "step":
+        allocate_large_blocks_apart()  # as a training does, and before PyTorch is imported
+    print(json.dumps(work(asked)))

@@ -43,6 +43,7 @@ def profile(config: Config, name: str, threads: int, larger: bool) -> None:
 @click.argument("names", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every pair; what is done where no NAMES are given, too.")
 @click.option("--quick", is_flag=True, help="The pairs that take two minutes together.")
+@click.option("--missing", is_flag=True, help="Only pairs that --out has no row of yet, as after a kill.")
 @click.option("--threads", default=None, type=int, help="CPU threads of the networks; the usable cores unless given.")
 @click.option(
     "--clips", "own_clips", type=click.Path(exists=True, file_okay=False), metavar="FOLDER",
@@ -50,10 +51,16 @@ def profile(config: Config, name: str, threads: int, larger: bool) -> None:
 )  # fmt: skip
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("results/tables/benchmark"), show_default=True,
-    help="Files to write, .csv and .md.",
+    help="Files to write, .csv, .md and .html. Rows of other pairs that they have already stay in them.",
 )  # fmt: skip
 def bench(
-    names: tuple[str, ...], everything: bool, quick: bool, threads: int | None, own_clips: str | None, out: Path
+    names: tuple[str, ...],
+    everything: bool,
+    quick: bool,
+    missing: bool,
+    threads: int | None,
+    own_clips: str | None,
+    out: Path,
 ) -> None:
     """Measure what speed is claimed: each fast way beside the plain one, in turn, once their results agree.
 
@@ -62,7 +69,7 @@ def bench(
     from rich.console import Console
 
     from dvfl.bench.pairs import Sizes, Unavailable, chosen, measure
-    from dvfl.bench.table import as_table, circumstances, notes, write_benchmark
+    from dvfl.bench.table import as_table, circumstances, notes, read_benchmark, write_benchmark
     from dvfl.profile.machine import usable_cores
     from dvfl.progress import track
 
@@ -70,13 +77,15 @@ def bench(
         raise click.UsageError("give NAMES, --all or --quick, one of them")
     sizes = Sizes(own_clips=own_clips, threads=threads or usable_cores())
     pairs = chosen(names, quick)
-    results, left_out = [], {}
-    for each in track(pairs, len(pairs), "Pairs measured"):
+    rows, about, left_out = read_benchmark(out), circumstances(), {}
+    todo = [each for each in pairs if not (missing and each.name in rows)]
+    for each in track(todo, len(todo), "Pairs measured"):
         try:
-            results.append(measure(each, sizes))
+            rows[each.name] = measure(each, sizes), about
         except Unavailable as reason:
             left_out[each.name] = str(reason)
-        write_benchmark(out, results, left_out, circumstances())
+        write_benchmark(out, {each.name: rows[each.name] for each in chosen() if each.name in rows}, left_out)
+    results = [rows[each.name][0] for each in pairs if each.name in rows and each.name not in left_out]
     Console(width=None if sys.stdout.isatty() else 200).print(as_table(results))
     missed = [result for result in results if result.met is False]
     for note in notes(missed, left_out):

@@ -2,7 +2,7 @@
 
 Two things change, and no number but by rounding (the gain is in `dvfl/bench/README.md`):
 
-- The dense convolutions over time, two fifths of the arithmetic, take fewer multiplications by the short-convolution
+- The dense convolutions over time, over a third of the arithmetic, take fewer multiplications by the short-convolution
   algorithm of Toom and Cook (Winograd's, in one dimension): four frames of output at once from products of transformed
   frames with transformed weights, 8 products in place of 20 for a kernel of 5 and 6 in place of 12 for one of 3.
 - The MLPs take a piece of the tokens at a time, so that their hidden layer, four times as wide, never leaves the cache.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import re
 import weakref
 from dataclasses import fields, replace
@@ -15,11 +16,11 @@ import torch
 from click.testing import CliRunner
 from safetensors import safe_open
 
-from dvfl.bench import pairs, products
+from dvfl.bench import pairs, products, table
 from dvfl.bench.literal import LiteralVideoFocalNet
 from dvfl.bench.models import Step, kept_bytes, networks, random_clips
 from dvfl.bench.pairs import Disagreement, Pair, Result, Sides, Sizes, Unavailable, chosen, measure
-from dvfl.bench.table import SHOWN, cells
+from dvfl.bench.table import SHOWN, cells, read_benchmark
 from dvfl.cli import cli
 from dvfl.deploy.runtimes import RUNTIMES
 from dvfl.errors import UserError
@@ -130,10 +131,11 @@ def test_ratio_spread_and_what_was_met():
 
 def test_the_note_says_what_products_take_and_what_they_could(monkeypatch):
     monkeypatch.setattr(pairs, "product_rate", lambda threads: 4e9)
-    amounts = iter([8.0, 5.0] * pairs.ROUNDS)
+    amounts, takes = iter([8.0, 5.0] * pairs.ROUNDS), iter([9.0, 1.0, 2.0])
     sides = Sides(
-        lambda: 0, lambda: 0, 0.0, amount=lambda side: next(amounts), note="hm", products=lambda: 2.0, operations=4e9
-    )
+        lambda: 0, lambda: 0, 0.0, amount=lambda side: next(amounts), note="hm", products=lambda: next(takes),
+        operations=4e9,
+    )  # fmt: skip
     note = measure(a_pair(sides), TINY).note
     assert "take 2 s of a call, 4 GFLOP at 2 GFLOP/s" in note and "reaches 4)" in note
     assert note.endswith("were all else free, 4x; hm")
@@ -221,3 +223,39 @@ def test_the_command_writes_the_table(monkeypatch, tmp_path):
         assert "p: hm" in shown and "b: not measured, no such thing here" in shown
     refused = CliRunner().invoke(cli, ["bench", "--quick", "--all"])
     assert refused.exit_code == 2
+
+
+def test_measured_rows_stay_and_a_killed_benchmark_goes_on(monkeypatch, tmp_path):
+    calls = []
+
+    def measurable(name):
+        def prepare(sizes):
+            calls.append(name)
+            return Sides(lambda: 0, lambda: 0, 0.0)
+
+        return Pair(name=name, what=f"what {name} is", slow="s", fast="f", prepare=prepare, limit=1.0)
+
+    def bench(*arguments):
+        calls.clear()
+        done = CliRunner().invoke(cli, ["bench", *arguments, "--out", str(tmp_path / "benchmark")])
+        assert done.exit_code == 0, done.output
+        assert [*pd.read_csv(tmp_path / "benchmark.csv")["name"]] == ["a", "b", "c"][: 3 if "c" in calls else 2]
+        return [*calls], (tmp_path / "benchmark.md").read_text(), done.stdout
+
+    registered = {name: measurable(name) for name in "abc"}
+    monkeypatch.setattr(pairs, "all_pairs", lambda: registered)
+    bench("a", "b")
+    earlier = read_benchmark(tmp_path / "benchmark")
+    assert earlier["a"][0].met is True and math.isfinite(earlier["a"][0].slow) and earlier["a"][1]["torch"]
+    monkeypatch.setattr(table, "machine", lambda: {"cpu": "another"})
+    measured, text, _ = bench("a")
+    assert measured == ["a"]
+    result, circumstances = read_benchmark(tmp_path / "benchmark")["b"]
+    assert (repr(result), circumstances) == (repr(earlier["b"][0]), earlier["b"][1])
+    assert re.search("^a: date .* cpu another, ", text, re.M) and re.search(r"^b: date .*, torch [\d.]+", text, re.M)
+    measured, _, shown = bench("--missing")
+    assert measured == ["c"] and all(f"what {name} is" in shown for name in "abc")
+    (tmp_path / "benchmark.csv").write_text("name,ratio\na,2\n")
+    refused = CliRunner().invoke(cli, ["bench", "--out", str(tmp_path / "benchmark")])
+    assert refused.exit_code and calls == ["c"]
+    assert isinstance(refused.exception, UserError) and "move it away" in str(refused.exception)
