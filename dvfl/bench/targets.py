@@ -11,7 +11,9 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from dvfl.distill.targets import OnlineTargets, StoredTargets, TeacherTargets
 from dvfl.distill.task import DistillationTask, frozen
 from dvfl.models import create_model
 from dvfl.models.inference import for_inference
+from dvfl.profile.latency import Precision
 from dvfl.train.loop import autocast, resolve, training_batches
 from dvfl.train.optimisation import build_optimizer
 from dvfl.train.teacher import Lessons
@@ -71,6 +74,7 @@ def distillation_epoch(
     img_size: int = 224,
     num_classes: int = 101,
     threads: int = 2,
+    precision: Precision = "float32",
 ) -> Epoch:
     """The two ways of an epoch, ready to be timed; the targets are written already."""
     torch.set_num_threads(threads)
@@ -79,8 +83,9 @@ def distillation_epoch(
     taught_by, model = for_inference(frozen(create_model(teacher, **size))), create_model(student, **size)
     start = {name: value.clone() for name, value in model.state_dict().items()}
     train = TrainConfig(
-        epochs=1, batch_size=batch_size, optimizer="sgd", lr=0.01, mixup=0.8, cutmix=1.0, device="cpu", threads=threads
-    )
+        epochs=1, batch_size=batch_size, optimizer="sgd", lr=0.01, mixup=0.8, cutmix=1.0, device="cpu",
+        threads=threads, precision=precision,
+    )  # fmt: skip
     recipe = resolve(train, SEED, num_classes)
     lessons = Lessons(taught_by, RandomClips(clips, frames, img_size, num_classes), recipe)
     folder = Path(tempfile.mkdtemp(prefix="dvfl-bench-"))
@@ -113,19 +118,21 @@ def distillation_epoch(
     return Epoch(lambda: epoch(OnlineTargets(taught_by)), lambda: epoch(StoredTargets(store)), write)
 
 
-@pair(
-    "targets/video_focalnet_base/vfl_net",
-    what="distillation epoch, base teaches vfl_net, 8 clips of 8x224x224, batch 4",
-    slow="teacher in the loop",
-    fast="stored targets",
-    target=2.5,
-)
-def stored_targets(sizes: Sizes) -> Sides:
+def stored_targets(sizes: Sizes, precision: Precision) -> Sides:
     """Both sides end with the very same losses."""
     epoch = distillation_epoch(
-        frames=sizes.frames, img_size=sizes.img_size, num_classes=sizes.num_classes, threads=sizes.threads
-    )
+        frames=sizes.frames, img_size=sizes.img_size, num_classes=sizes.num_classes, threads=sizes.threads,
+        precision=precision,
+    )  # fmt: skip
     off = max(abs(a - b) for a, b in zip(epoch.online(), epoch.stored(), strict=True))
     return Sides(
         epoch.online, epoch.stored, deviation=off, note=f"writing them takes {seconds(epoch.write):.3g} s once"
     )
+
+
+for _precision in get_args(Precision):
+    pair(
+        f"targets/video_focalnet_base/vfl_net/{_precision}",
+        what="distillation epoch, base teaches vfl_net, 8 clips of 8x224x224, batch 4", slow="teacher in the loop",
+        fast=f"stored targets, both in {_precision}", target=2.5,
+    )(partial(stored_targets, precision=_precision))  # fmt: skip
