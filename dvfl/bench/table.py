@@ -133,7 +133,9 @@ def notes(results: Sequence[Result], left_out: Mapping[str, str]) -> list[str]:
 
 
 def as_table(results: Sequence[Result]) -> Table:
-    table = Table(*SHOWN)
+    table = Table()
+    for name in SHOWN:
+        table.add_column(name, overflow="fold")  # on a narrow terminal longer, but whole
     for result in results:
         table.add_row(*cells(result))
     return table
